@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sgekit.data.contract import ImageData
-from sgekit.data.creatures import ANATOMY, PARTS, PATTERNS, Anatomy, Coat, draw_creature
+from sgekit.data.creatures import ANATOMY, PARTS, PATTERNS, Coat, draw_creature
 from sgekit.data.drawing import Canvas, Colour, Floats, Frame, smooth_noise
 from sgekit.errors import InputError
 
