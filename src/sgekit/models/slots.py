@@ -1,0 +1,51 @@
+"""Where a timm network has room for attention, and putting it there."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import timm.models.res2net
+import timm.models.resnet
+import timm.models.sknet
+from torch import nn
+
+BLOCKS: tuple[type[nn.Module], ...] = (
+    timm.models.resnet.BasicBlock,
+    timm.models.resnet.Bottleneck,
+    timm.models.sknet.SelectiveKernelBasic,
+    timm.models.sknet.SelectiveKernelBottleneck,
+    timm.models.res2net.Bottle2neck,
+)
+"""timm's blocks with a slot `se` after the last BatchNorm and before the residual add."""
+
+
+class Slot(NamedTuple):
+    """One place for attention."""
+
+    name: str
+    """The attention layer's name in the model, such as "layer1.0.se"."""
+    block: nn.Module
+    channels: int
+
+
+def slots(model: nn.Module) -> Iterator[Slot]:
+    """Every slot of `model`, in the order of its blocks; none for other families."""
+    for name, block in model.named_modules():
+        # ResNeSt derives its block from none of these, though it looks alike: no slot.
+        if isinstance(block, BLOCKS):
+            yield Slot(f"{name}.se" if name else "se", block, _out_channels(block))
+
+
+def _out_channels(block: nn.Module) -> int:
+    last = "3" if hasattr(block, "conv3") else "2"
+    norm = getattr(block, f"bn{last}", None)
+    if norm is None:
+        norm = getattr(block, f"conv{last}").bn
+    return int(norm.num_features)
+
+
+def fill(slot: Slot, make: Callable[[int], nn.Module]) -> None:
+    """Put `make(channels)` into the slot, on the device and in the dtype of the block."""
+    weight = next(slot.block.parameters())
+    layer = make(slot.channels).to(device=weight.device, dtype=weight.dtype)
+    layer.train(slot.block.training)
+    slot.block.se = layer

@@ -1,0 +1,131 @@
+"""SGE networks as timm models: `timm.create_model("sge_resnet50")` after `import sgekit.models`.
+
+Each is timm's own ResNet with SpatialGroupEnhance after the last BatchNorm of every block,
+before the residual add, as in arXiv 1905.09646, and takes what timm's ResNets take
+(`num_classes`, `in_chans`, `features_only`, `drop_path_rate`, ...) and `groups`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import nn
+
+from sgekit.errors import InputError
+from sgekit.modules import DEFAULT_GROUPS, SpatialGroupEnhance
+
+SMALL = "resnet10_small"
+SMALL_GROUPS = 8
+PREFIX = "sge_"
+
+_SMALL: dict[str, Any] = {
+    "block": BasicBlock,
+    "layers": (1, 1, 1, 1),
+    "channels": (32, 64, 128, 256),
+}
+_DEEP: dict[str, Any] = {"stem_width": 32, "stem_type": "deep", "avg_down": True}
+_DEPTHS: dict[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "18": (BasicBlock, (2, 2, 2, 2)),
+    "34": (BasicBlock, (3, 4, 6, 3)),
+    "50": (Bottleneck, (3, 4, 6, 3)),
+    "101": (Bottleneck, (3, 4, 23, 3)),
+    "152": (Bottleneck, (3, 8, 36, 3)),
+}
+
+
+def _resnet(depth: str, **kwargs: Any) -> dict[str, Any]:
+    block, layers = _DEPTHS[depth]
+    return {"block": block, "layers": layers, **kwargs}
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    **{f"resnet{depth}": _resnet(depth) for depth in _DEPTHS},
+    **{f"resnet{depth}d": _resnet(depth, **_DEEP) for depth in _DEPTHS},
+    "resnext50_32x4d": _resnet("50", cardinality=32, base_width=4),
+    "resnext101_32x4d": _resnet("101", cardinality=32, base_width=4),
+    "resnext101_32x8d": _resnet("101", cardinality=32, base_width=8),
+    "resnext101_64x4d": _resnet("101", cardinality=64, base_width=4),
+    "wide_resnet50_2": _resnet("50", base_width=128),
+    "wide_resnet101_2": _resnet("101", base_width=128),
+    SMALL: _SMALL,
+}
+"""The plain networks, by timm's names, that have an SGE counterpart `sge_<name>`."""
+
+
+def _cfg(name: str) -> dict[str, Any]:
+    size, pool = (64, 2) if name.endswith(SMALL) else (224, 7)
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (pool, pool),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "conv1.0" if name.endswith("d") and "resnet" in name else "conv1",
+        "classifier": "fc",
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {name: _cfg(name) for name in [SMALL, *(PREFIX + base for base in ARCHITECTURES)]}
+)
+
+
+def default_groups(name: str) -> int:
+    """64, as in the paper; 8 for the small network, whose first stage has 32 channels."""
+    return SMALL_GROUPS if name.endswith(SMALL) else DEFAULT_GROUPS
+
+
+def _refuse_missing_weights(
+    name: str, pretrained: bool, kwargs: dict[str, Any]
+) -> None:
+    given = kwargs.get("pretrained_cfg") or kwargs.get("pretrained_cfg_overlay")
+    if pretrained and not given:
+        raise InputError(
+            f"no pretrained weights are published for {name!r}; "
+            "build it without pretrained and load a checkpoint"
+        )
+
+
+def _entry(name: str) -> Callable[..., nn.Module]:
+    base = name.removeprefix(PREFIX)
+
+    def build(
+        pretrained: bool = False,
+        groups: int | Literal["auto"] | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
+        attention = partial(
+            SpatialGroupEnhance,
+            groups=default_groups(name) if groups is None else groups,
+        )
+        _refuse_missing_weights(name, pretrained, kwargs)
+        given = {
+            **ARCHITECTURES[base],
+            "block_args": {"attn_layer": attention},
+            **kwargs,
+        }
+        model: nn.Module = build_model_with_cfg(ResNet, name, pretrained, **given)
+        return model
+
+    def plain(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        _refuse_missing_weights(name, pretrained, kwargs)
+        model: nn.Module = build_model_with_cfg(
+            ResNet, name, pretrained, **{**ARCHITECTURES[base], **kwargs}
+        )
+        return model
+
+    entry = build if name.startswith(PREFIX) else plain
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"{base} with SGE in every block." if entry is build else f"{base}."
+    return entry
+
+
+__all__: list[str] = []  # timm's register_model appends every name
+for _name in default_cfgs:
+    globals()[_name] = register_model(_entry(_name))

@@ -1,0 +1,36 @@
+"""How many groups a number of channels allows."""
+
+from typing import Literal
+
+from sgekit.errors import InputError
+
+DEFAULT_GROUPS = 64
+"""What the paper uses in every block of every ResNet, also where a block has 64 channels."""
+
+
+def divisors(channels: int) -> list[int]:
+    """Every number of groups that divides `channels`, in rising order."""
+    small = [k for k in range(1, int(channels**0.5) + 1) if channels % k == 0]
+    return sorted({*small, *(channels // k for k in small)})
+
+
+def resolve_groups(channels: int, groups: int | Literal["auto"]) -> int:
+    """The number of groups for `channels`.
+
+    "auto" is the divisor of `channels` nearest to 64, the smaller of two equally near.
+    Raises InputError where `groups` doesn't divide `channels`, naming those that do.
+    """
+    if channels < 1:
+        raise InputError(f"channels must be at least 1, not {channels}")
+    if groups == "auto":
+        return min(divisors(channels), key=lambda k: (abs(k - DEFAULT_GROUPS), k))
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f'groups must be a whole number or "auto", not {groups!r}')
+    if groups < 1 or channels % groups != 0:
+        near = sorted(divisors(channels), key=lambda k: abs(k - groups))[:8]
+        raise InputError(
+            f"{groups} groups do not divide {channels} channels; these do: "
+            f'{", ".join(map(str, sorted(near)))}; or pass groups="auto" for the one nearest to '
+            f"{DEFAULT_GROUPS}"
+        )
+    return groups

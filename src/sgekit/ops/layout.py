@@ -1,0 +1,65 @@
+"""Where batch, groups, channels and positions lie in a tensor, as views only.
+
+Shapes use one notation throughout: B samples, C = G * d channels in G groups of d,
+n positions (the product of the spatial sizes).
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Layout(NamedTuple):
+    """How `(B, C, *spatial)` or `(B, *spatial, C)` splits into groups.
+
+    Splitting only ever divides the channel axis, which is a view whatever the strides, so
+    a tensor in channels_last stays in channels_last.
+    """
+
+    groups: int
+    channel_dim: int
+    """The channel axis, 1 or -1."""
+    channels: int
+    """The axis of the d channels of one group, after `split`."""
+    positions: tuple[int, ...]
+    """The axes of the n positions, after `split`."""
+
+    @classmethod
+    def of(cls, x: Tensor, groups: int, channel_dim: int) -> "Layout":
+        """The layout of `x`, whose channel axis is `channel_dim` (1 or -1)."""
+        if channel_dim == 1:
+            return cls(groups, 1, 2, tuple(range(3, x.dim() + 1)))
+        return cls(groups, -1, x.dim(), tuple(range(1, x.dim() - 1)))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Channel axis C into the two axes (G, d): `(B, G, d, *spatial)` or `(B, *spatial, G, d)`."""
+        return x.unflatten(self.channel_dim, (self.groups, -1))
+
+    def merge(self, x: Tensor) -> Tensor:
+        """The inverse of `split`; a view for every dense tensor that kept its strides."""
+        return x.flatten(self.channels - 1, self.channels)
+
+    def per_group(self, vector: Tensor) -> Tensor:
+        """`(G,)` reshaped so that it broadcasts against split tensors."""
+        shape = [1] * (2 + len(self.positions) + 1)
+        shape[self.channels - 1] = self.groups
+        return vector.reshape(shape)
+
+    def statistic(self, value: Tensor) -> Tensor:
+        """A split tensor with one position, `(B, G, d or 1)`-sized, as `(B, G)` or `(B, G, d)`."""
+        return value.squeeze(self.positions)
+
+    def spread(self, value: Tensor) -> Tensor:
+        """`(B, G)` or `(B, G, d)` reshaped so that it broadcasts against split tensors."""
+        inner = value.shape[2] if value.dim() == 3 else 1
+        ones = [1] * len(self.positions)
+        if self.channel_dim == 1:
+            return value.reshape([value.shape[0], self.groups, inner, *ones])
+        return value.reshape([value.shape[0], *ones, self.groups, inner])
+
+    def count(self, x: Tensor) -> int:
+        """n, the number of positions of a split tensor."""
+        n = 1
+        for axis in self.positions:
+            n *= x.shape[axis]
+        return n

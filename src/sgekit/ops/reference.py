@@ -1,0 +1,107 @@
+"""The equations in plain PyTorch: the specification of every other implementation.
+
+Spatial Group-wise Enhance, arXiv 1905.09646, section 3, with the unbiased deviation and
+the eps outside the root of the released models. For each sample and each group of d
+channels over n positions, with the vector x_i at position i:
+
+1. g = mean of x_i (the group's global descriptor)
+2. c_i = g . x_i (how much position i resembles the whole)
+3. t_i = (c_i - mean(c)) / (std(c) + eps), std over n - 1
+4. a_i = weight * t_i + bias
+5. y_i = x_i * sigmoid(a_i), and with the options activation(y_i + residual_i)
+
+Two departures change nothing in exact arithmetic and keep the digits in fp32 when the
+mean is far larger than the deviation: c_i is taken from x_i - g, and its mean, then only
+a rounding error, is subtracted as well. Where std = 0 (a constant map, or n = 1) t is 0
+and nothing flows back through it, so that the gate is sigmoid(bias).
+
+Everything here is differentiable any number of times, traceable and exportable.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sgekit.ops.layout import Layout
+
+
+class Statistics(NamedTuple):
+    """What the gradient needs beside x, in the statistics' dtype."""
+
+    descriptor: Tensor
+    """g, (B, G, d)."""
+    mean: Tensor
+    """The mean of the centred c, (B, G)."""
+    std: Tensor
+    """The unbiased deviation of c, (B, G)."""
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
+    """The dtype of y: that of x, promoted with the residual's where there is one."""
+    return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
+
+
+def _normalised(
+    xs: Tensor, layout: Layout, eps: float
+) -> tuple[Tensor, Tensor, Statistics]:
+    """x - g, t and the statistics of a split tensor `xs` in the statistics' dtype."""
+    n = layout.count(xs)
+    g = xs.sum(layout.positions, keepdim=True) / torch.sym_max(n, 1)
+    centred = xs - g
+    c = (centred * g).sum(layout.channels, keepdim=True)
+    mean = c.sum(layout.positions, keepdim=True) / torch.sym_max(n, 1)
+    c = c - mean
+    var = c.square().sum(layout.positions, keepdim=True) / torch.sym_max(n - 1, 1)
+    spread = var > 0
+    # The root of a stand-in where var = 0: its own slope there is infinite.
+    std = torch.where(spread, torch.where(spread, var, 1).sqrt(), 0)
+    stats = Statistics(
+        layout.statistic(g),
+        layout.statistic(mean).squeeze(2),
+        layout.statistic(std).squeeze(2),
+    )
+    return centred, c / (std + eps), stats
+
+
+def gate(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float, channel_dim: int
+) -> Tensor:
+    """sigmoid(a), the attention map, as `(B, G, *spatial)` in the statistics' dtype."""
+    layout = Layout.of(x, weight.shape[0], channel_dim)
+    xs = layout.split(x.to(statistics_dtype(x)))
+    _, t, _ = _normalised(xs, layout, eps)
+    s = torch.sigmoid(
+        layout.per_group(weight.to(t.dtype)) * t + layout.per_group(bias.to(t.dtype))
+    )
+    s = s.squeeze(layout.channels)
+    return s if channel_dim == 1 else s.movedim(-1, 1)
+
+
+def enhance(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    eps: float,
+    channel_dim: int,
+    activation: str | None,
+) -> Tensor:
+    """Equations 1 to 5; arguments as in `sgekit.spatial_group_enhance`, already validated."""
+    layout = Layout.of(x, weight.shape[0], channel_dim)
+    xs = layout.split(x.to(statistics_dtype(x)))
+    _, t, _ = _normalised(xs, layout, eps)
+    s = torch.sigmoid(
+        layout.per_group(weight.to(t.dtype)) * t + layout.per_group(bias.to(t.dtype))
+    )
+    y = layout.merge(xs * s)
+    if residual is not None:
+        y = y + residual
+    if activation == "relu":
+        y = torch.relu(y)
+    return y.to(output_dtype(x, residual))
