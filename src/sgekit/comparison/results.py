@@ -1,0 +1,244 @@
+"""The shape of ``results.json``, and reading and writing it.
+
+Accuracies are fractions (0 to 1), times are seconds, memory is bytes. ``None`` stands for what is
+not known: a run that has not happened, an interval that one seed cannot give, a number that is not
+finite.
+"""
+
+import json
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, cast
+
+from sgekit.errors import InputError
+
+SCHEMA = "sgekit.compare/1"
+
+
+class CurvePoint(TypedDict):
+    """One epoch of one run."""
+
+    epoch: int
+    train_loss: float | None
+    val_loss: float | None
+    val_top1: float | None
+
+
+class Run(TypedDict):
+    """One training of one contender; ``top1`` belongs to the last epoch."""
+
+    seed: int
+    top1: float | None
+    top5: float | None
+    loss: float | None
+    best_top1: float | None
+    best_epoch: int | None
+    epochs: int
+    seconds: float
+    train_images_per_s: float | None
+    curve: list[CurvePoint]
+
+
+class SeedsNeeded(TypedDict):
+    """Seeds with which ``difference`` would be seen four times in five.
+
+    ``low`` and ``high`` repeat the estimate at the ends of the 80 % interval of the measured
+    spread. All are ``None`` where the spread is unknown.
+    """
+
+    difference: float
+    seeds: int | None
+    low: int | None
+    high: int | None
+
+
+class Difference(TypedDict):
+    """Contender minus baseline over the seeds that both have; see `statistics.PairedDifference`."""
+
+    n: int
+    mean: float
+    sd: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    seeds_needed: SeedsNeeded
+
+
+class Spread(TypedDict):
+    """Median, first and ninth decile of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Speed(TypedDict):
+    """Throughput, and the time relative to the baseline (1.0 = equal, more = slower)."""
+
+    images_per_s: Spread
+    ratio: Spread
+
+
+class Cost(TypedDict):
+    """What a contender costs, measured side by side with the baseline."""
+
+    train: Speed | None
+    inference: Speed | None
+    peak_memory_bytes: int | None
+
+
+class OperationCounts(TypedDict):
+    """Operations of one forward pass of one image.
+
+    ``multiply_adds`` are those of convolutions and linear layers, ``other`` is all the rest,
+    ``attention`` is what the attention layers take in all (contained in the first two).
+    """
+
+    multiply_adds: int
+    other: int
+    attention: int
+
+
+class Contender(TypedDict):
+    """One kind of attention with its runs and what they add up to."""
+
+    attention: str
+    parameters: int
+    operations: OperationCounts
+    runs: list[Run]
+    mean: NotRequired[float | None]
+    sd: NotRequired[float | None]
+    difference: NotRequired[Difference | None]
+    cost: NotRequired[Cost | None]
+    conclusion: NotRequired[str]
+
+
+class DataSettings(TypedDict):
+    """What was trained and evaluated on; ``train`` and ``val`` are numbers of images."""
+
+    name: str
+    kind: str
+    path: str | None
+    classes: int
+    train: int
+    val: int
+    val_name: str
+    skipped: int
+
+
+class Settings(TypedDict):
+    """What was asked for."""
+
+    model: str
+    attention: list[str]
+    seeds: list[int]
+    groups: int | str | None
+    image_size: int
+    recipe: dict[str, Any]
+    data: DataSettings
+
+
+class Results(TypedDict):
+    """Everything that a comparison found out."""
+
+    schema: str
+    sgekit: str
+    command: str
+    complete: bool
+    settings: Settings
+    environment: dict[str, Any]
+    baseline: str
+    contenders: list[Contender]
+    conclusion: NotRequired[str]
+    seconds: float
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content`` in one step: a reader or a full disk never sees half a file.
+
+    Raises `InputError` where the file cannot be written; what was there before is still there.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a report is meant to be read by others, as the umask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error.strerror or error}): "
+            "free space or name another folder with --out"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(results: Results, path: Path) -> Path:
+    """Write ``results`` to ``path`` atomically; numbers that are not finite become ``null``."""
+    text = json.dumps(_finite(results), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode())
+    return path
+
+
+def read_json(path: Path) -> Results:
+    """Read what `write_json` wrote.
+
+    Raises `InputError` where ``path`` is missing, is not JSON or is not a comparison's result.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be read ({error.strerror or error})"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is not a JSON file ({error})") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise InputError(
+            f"{path} has schema {schema!r}; a comparison's results have {SCHEMA!r}"
+        )
+    return cast(Results, content)
+
+
+def baseline_of(results: Results) -> str:
+    """The contender that the others are compared with: the named one, "none", or the first.
+
+    Raises `InputError` where there are no contenders.
+    """
+    names = [contender["attention"] for contender in results["contenders"]]
+    if not names:
+        raise InputError("the results hold no contenders: nothing can be compared")
+    wanted = results.get("baseline", "none")
+    return next((name for name in (wanted, "none") if name in names), names[0])
+
+
+def accuracies(contender: Contender) -> dict[int, float]:
+    """Top-1 accuracy by seed, of the runs that have a finite one."""
+    return {
+        run["seed"]: run["top1"]
+        for run in contender["runs"]
+        if run["top1"] is not None and math.isfinite(run["top1"])
+    }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
