@@ -5,6 +5,7 @@ from enum import StrEnum
 from sgekit.comparison.formats import (
     decimals_for,
     display_name,
+    half_width,
     interval,
     points,
     rough,
@@ -42,7 +43,7 @@ def conclude(
     difference: Difference | None,
     cost: Cost | None = None,
 ) -> str:
-    """The sentence about ``attention`` against ``baseline``, then one about its cost if measured."""
+    """One sentence about ``attention`` against ``baseline``, and one about its measured cost."""
     name, base = display_name(attention), display_name(baseline)
     sentence = _accuracy(name, base, difference)
     clause = cost_clause(base, cost)
@@ -75,15 +76,15 @@ def _time(what: str, speed: Speed, base: str) -> str:
     spread = f"{speed['ratio']['median']:.2f}×, {low:.2f} to {high:.2f}"
     if low <= 1 <= high:
         return f"no difference in {what} time to {base} can be told ({spread})"
-    return f"{what} takes {speed['ratio']['median']:.2f}× the time of {base} ({low:.2f} to {high:.2f})"
+    return (
+        f"{what} takes {speed['ratio']['median']:.2f}× the time of {base} ({low:.2f} to {high:.2f})"
+    )
 
 
 def _accuracy(name: str, base: str, difference: Difference | None) -> str:
     found = verdict(difference)
     if difference is None or found is Verdict.MISSING:
-        return (
-            f"Nothing can be said yet: no seed has finished for both {name} and {base}."
-        )
+        return f"Nothing can be said yet: no seed has finished for both {name} and {base}."
     decimals, n = decimals_for(difference), difference["n"]
     mean = f"{points(difference['mean'], decimals)} points"
     if found is Verdict.ONE_SEED:
@@ -99,17 +100,16 @@ def _accuracy(name: str, base: str, difference: Difference | None) -> str:
         )
     if found is Verdict.UNCLEAR:
         return _unclear(name, base, difference, f"{mean}, 95 % interval {limits}")
-    assert difference["low"] is not None and difference["high"] is not None
-    half = 100 * (difference["high"] - difference["low"]) / 2
+    half = 100 * half_width(difference)
     size = f"{100 * abs(difference['mean']):.{decimals}f} ± {half:.{decimals}f} points"
-    return (
-        f"{name} is {found} than {base} by {size} (95 % interval {limits}, {n} seeds)."
-    )
+    return f"{name} is {found} than {base} by {size} (95 % interval {limits}, {n} seeds)."
 
 
 def _unclear(name: str, base: str, difference: Difference, numbers: str) -> str:
     n = difference["n"]
-    text = f"No difference between {name} and {base} can be seen with {n} seeds (difference {numbers}"
+    text = (
+        f"No difference between {name} and {base} can be seen with {n} seeds (difference {numbers}"
+    )
     p, adjusted = difference["p"], difference["p_holm"]
     if p is not None and adjusted is not None and p < ALPHA <= adjusted:
         text += f"; that interval excludes zero, but with several contenders p is {adjusted:.2f}"

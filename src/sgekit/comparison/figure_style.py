@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-DPI = 200
+DPI = 220
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def style(axes: Axes, theme: Theme, *, grid: str | None = "y") -> None:
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(theme.grid)
-    axes.tick_params(colors=theme.muted, length=0, labelsize=9.5)
+    axes.tick_params(colors=theme.muted, length=0, labelsize=10)
     axes.set_axisbelow(True)
     if grid == "x":
         axes.xaxis.grid(True, color=theme.grid, linewidth=0.8)
@@ -79,7 +79,7 @@ def style(axes: Axes, theme: Theme, *, grid: str | None = "y") -> None:
         axes.yaxis.grid(True, color=theme.grid, linewidth=0.8)
     for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
         label.set_color(theme.ink)
-        label.set_fontsize(10)
+        label.set_fontsize(10.5)
 
 
 def note(axes: Axes, text: str, theme: Theme) -> None:

@@ -3,6 +3,7 @@
 from itertools import cycle
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -12,25 +13,20 @@ from sgekit.comparison.formats import (
     display_name,
     interval,
     points,
-    signed,
 )
 from sgekit.comparison.results import (
     Contender,
+    Cost,
     CurvePoint,
     Results,
     Speed,
+    Spread,
     accuracies,
     baseline_of,
 )
 
-_WIDTH = 5.4
-_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = (
-    "--",
-    "-",
-    (0, (5, 1.5)),
-    "-.",
-    ":",
-)
+_WIDTH = 4.9
+_DASHES = ("--", "-", "-.", ":")
 
 
 def curves(results: Results, theme: Theme = LIGHT) -> Figure:
@@ -38,21 +34,17 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
 
     The mean covers the epochs that all of a contender's runs have; one seed has no band.
     """
-    drawn = figure(_WIDTH, 3.5, theme)
+    drawn = figure(_WIDTH, 3.9, theme)
     axes = drawn.add_subplot()
     any_curve = False
-    for index, (contender, dash) in enumerate(
-        zip(_ordered(results), cycle(_DASHES), strict=False)
-    ):
+    for index, (contender, dash) in enumerate(zip(_ordered(results), cycle(_DASHES), strict=False)):
         colour = theme.colour(index)
         lines = [line for run in contender["runs"] if (line := _line(run["curve"]))]
         if not lines:
             continue
         any_curve = True
         for line in lines:
-            axes.plot(
-                list(line), list(line.values()), color=colour, alpha=0.3, linewidth=0.8
-            )
+            axes.plot(list(line), list(line.values()), color=colour, alpha=0.3, linewidth=0.8)
         epochs = sorted(set.intersection(*(set(line) for line in lines)))
         values = np.array([[line[epoch] for epoch in epochs] for line in lines])
         mean = values.mean(axis=0)
@@ -69,9 +61,7 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
         )
         if len(lines) > 1:
             sd = values.std(axis=0, ddof=1)
-            axes.fill_between(
-                epochs, mean - sd, mean + sd, color=colour, alpha=0.16, linewidth=0
-            )
+            axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.16, linewidth=0)
     if not any_curve:
         note(axes, "No run has finished an epoch yet.", theme)
         return drawn
@@ -79,7 +69,7 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right", frameon=False, labelcolor=theme.ink, fontsize=9.5)
+    axes.legend(loc="lower right", frameon=False, labelcolor=theme.ink, fontsize=10)
     return drawn
 
 
@@ -102,9 +92,7 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
             continue
         shown = True
         values = accuracies(contender)
-        seeds = [
-            100 * (values[s] - reference[s]) for s in values.keys() & reference.keys()
-        ]
+        seeds = [100 * (values[s] - reference[s]) for s in values.keys() & reference.keys()]
         axes.plot(
             seeds,
             [index + 0.2] * len(seeds),
@@ -120,9 +108,7 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
             100 * difference["mean"],
         )
         if low is not None and high is not None:
-            axes.plot(
-                [100 * low, 100 * high], [index, index], color=colour, linewidth=2.4
-            )
+            axes.plot([100 * low, 100 * high], [index, index], color=colour, linewidth=2.4)
             axes.plot([mean], [index], "o", color=colour, markersize=8)
         else:
             axes.plot(
@@ -142,16 +128,14 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
         return drawn
     style(axes, theme, grid="x")
     axes.axvline(0, color=theme.baseline, linewidth=1.4, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(labels)), labels, color=theme.ink, fontsize=9.5)
+    axes.set_yticks(range(len(labels)), labels, color=theme.ink, fontsize=10)
     axes.set_ylim(len(labels) - 0.45, -0.55)
     edge = 1.12 * max(0.1, *(abs(limit) for limit in axes.get_xlim()))
     axes.set_xlim(-edge, edge)
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: signed(value, _decimals(edge)))
-    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     base = display_name(baseline_of(results))
-    axes.set_xlabel(f"accuracy minus {base}'s, points   (left: worse, right: better)")
+    axes.set_xlabel(f"points more (right) or fewer (left) than {base}")
     return drawn
 
 
@@ -164,86 +148,67 @@ def costs(results: Results, theme: Theme = LIGHT) -> Figure:
     if not others:
         note(left, "", theme)
         note(right, "", theme)
-        drawn.text(
-            0.5, 0.5, "No cost has been measured.", ha="center", color=theme.muted
-        )
+        drawn.text(0.5, 0.5, "No cost has been measured.", ha="center", color=theme.muted)
         return drawn
     order = [contender["attention"] for contender in _ordered(results)]
-    farthest = 0.02
+    ratios: list[Spread] = []
+    for index, contender in enumerate(others):
+        colour = theme.colour(order.index(contender["attention"]))
+        cost = contender.get("cost")
+        for axes, speed in zip((left, right), _speeds(cost), strict=True):
+            if speed is not None:
+                _bar(axes, index, speed["ratio"], colour, theme)
+                ratios.append(speed["ratio"])
+    # The same scale for both, with room on the right for the figures beside the bars.
+    lowest = min([1.0, *(ratio["low"] for ratio in ratios)])
+    span = max([1.04, *(ratio["high"] for ratio in ratios)]) - lowest
     for axes, title in ((left, "training"), (right, "inference")):
-        for index, contender in enumerate(others):
-            cost = contender.get("cost")
-            speed: Speed | None = None
-            if cost is not None:
-                speed = cost["train"] if title == "training" else cost["inference"]
-            if speed is None:
-                continue
-            ratio = speed["ratio"]
-            colour = theme.colour(order.index(contender["attention"]))
-            axes.barh(
-                index, ratio["median"] - 1, left=1, height=0.5, color=colour, alpha=0.8
-            )
-            axes.plot(
-                [ratio["low"], ratio["high"]],
-                [index, index],
-                color=theme.ink,
-                linewidth=1.4,
-            )
-            side = max(ratio["high"], ratio["median"], 1.0)
-            axes.annotate(
-                f"{ratio['median']:.2f}×",
-                (side, index),
-                xytext=(5, 0),
-                textcoords="offset points",
-                va="center",
-                color=theme.ink,
-                fontsize=9.5,
-            )
-            farthest = max(
-                farthest, *(abs(ratio[key] - 1) for key in ("median", "low", "high"))
-            )
         style(axes, theme, grid="x")
         axes.axvline(1, color=theme.baseline, linewidth=1.4, linestyle="--", zorder=1)
         axes.set_title(title, color=theme.ink, fontsize=10)
+        axes.set_xlim(lowest - 0.15 * span, lowest + 1.6 * span)
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}×"))
-    lowest = min((s["ratio"]["low"] for c in others for s in _speeds(c)), default=1.0)
-    for axes in (left, right):
-        axes.set_xlim(
-            min(1 - 0.25 * farthest, lowest - 0.1 * farthest), 1 + 1.75 * farthest
-        )
     labels = [display_name(contender["attention"]) for contender in others]
-    left.set_yticks(range(len(others)), labels, color=theme.ink, fontsize=9.5)
+    left.set_yticks(range(len(others)), labels, color=theme.ink, fontsize=10)
     left.set_ylim(len(others) - 0.45, -0.55)
     drawn.supxlabel(f"time relative to {base}", color=theme.ink, fontsize=10)
     return drawn
 
 
+def _bar(axes: Axes, index: int, ratio: Spread, colour: str, theme: Theme) -> None:
+    median, low, high = ratio["median"], ratio["low"], ratio["high"]
+    axes.barh(index, median - 1, left=1, height=0.5, color=colour, alpha=0.8)
+    axes.plot([low, high], [index, index], color=theme.ink, linewidth=1.4)
+    axes.annotate(
+        f"{median:.2f}×",
+        (max(high, 1.0), index),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=theme.ink,
+        fontsize=10,
+    )
+
+
 def _ordered(results: Results) -> list[Contender]:
     """The baseline first, the others as they come: the index tells the colour."""
     baseline = baseline_of(results)
-    return sorted(
-        results["contenders"], key=lambda contender: contender["attention"] != baseline
-    )
+    return sorted(results["contenders"], key=lambda contender: contender["attention"] != baseline)
 
 
 def _others(results: Results) -> list[Contender]:
     return _ordered(results)[1:]
 
 
-def _speeds(contender: Contender) -> list[Speed]:
-    cost = contender.get("cost")
-    if cost is None:
-        return []
-    return [speed for speed in (cost["train"], cost["inference"]) if speed is not None]
+def _speeds(cost: Cost | None) -> tuple[Speed | None, Speed | None]:
+    return (None, None) if cost is None else (cost["train"], cost["inference"])
 
 
 def _line(curve: list[CurvePoint]) -> dict[int, float]:
     """Accuracy in percent by epoch, of the epochs that have one."""
     return {
-        point["epoch"]: 100 * point["val_top1"]
-        for point in curve
-        if point["val_top1"] is not None
+        point["epoch"]: 100 * point["val_top1"] for point in curve if point["val_top1"] is not None
     }
 
 
@@ -251,5 +216,5 @@ def _seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
 
 
-def _decimals(edge: float) -> int:
-    return 0 if edge > 4 else 1 if edge > 0.4 else 2
+def _tick(value: float) -> str:
+    return f"{round(value, 6):+g}".replace("-", "−") if abs(value) > 1e-6 else "0"

@@ -45,6 +45,12 @@ def decimals_for(difference: Difference) -> int:
     return next((d for d in (1, 2) if smallest >= 0.5 * 10**-d), 3)
 
 
+def half_width(difference: Difference) -> float:
+    """Half the interval's width, a fraction; 0 where there is no interval."""
+    low, high = difference["low"], difference["high"]
+    return 0.0 if low is None or high is None else (high - low) / 2
+
+
 def interval(difference: Difference) -> str | None:
     """``+0.3 to +1.3`` in points, or None where there is no interval."""
     low, high = difference["low"], difference["high"]

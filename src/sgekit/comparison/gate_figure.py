@@ -18,7 +18,7 @@ def gates(example: Example, theme: Theme = LIGHT) -> Figure:
     Each gate is drawn from its own smallest to its own largest value, which stand under it.
     """
     rows = len(example.maps)
-    drawn = figure(5.4, 0.35 + 1.35 * max(rows, 1), theme)
+    drawn = figure(4.4, 0.3 + 1.1 * max(rows, 1), theme)
     grid = drawn.add_gridspec(max(rows, 1), 4, width_ratios=(1, 1, 1, 1))
     for row, maps in enumerate(example.maps):
         top = float(max(maps.before.max(), maps.after.max(), np.finfo(np.float32).tiny))
@@ -30,23 +30,19 @@ def gates(example: Example, theme: Theme = LIGHT) -> Figure:
         )
         for column, (values, colours, vmin, vmax, title) in enumerate(cells, start=1):
             axes = drawn.add_subplot(grid[row, column])
-            axes.imshow(
-                values, cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest"
-            )
+            axes.imshow(values, cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_visible(False)
             if row == 0:
-                axes.set_title(title, color=theme.ink, fontsize=9.5)
+                axes.set_title(title, color=theme.ink, fontsize=10)
             if column == 1:
                 axes.set_ylabel(f"group {maps.group}", color=theme.ink, fontsize=9)
             if column == 2:
-                axes.set_xlabel(
-                    f"{low:.2f} to {high:.2f}", color=theme.muted, fontsize=8.5
-                )
+                axes.set_xlabel(f"{low:.2f} to {high:.2f}", color=theme.muted, fontsize=9)
     axes = drawn.add_subplot(grid[0, 0])
     axes.imshow(np.asarray(example.picture.convert("RGB")), interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title("image", color=theme.ink, fontsize=9.5)
+    axes.set_title("image", color=theme.ink, fontsize=10)
     return drawn

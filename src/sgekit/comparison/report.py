@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from sgekit.comparison import formats
 from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
 from sgekit.comparison.figures import costs, curves, differences
 from sgekit.comparison.gate_figure import gates
-from sgekit.comparison.results import Results, baseline_of, write_atomic
+from sgekit.comparison.results import Results, baseline_of
+from sgekit.comparison.summary import summarise
 from sgekit.comparison.tables import rows
+from sgekit.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -35,50 +38,73 @@ def write_report(results: Results, examples: Sequence[Example], out: Path) -> Pa
     the report says so. The HTML needs no other file and no network. Files are replaced atomically.
     Raises `InputError` where there are no contenders or a file cannot be written.
     """
-    charts = {
-        "differences": _picture(
-            "differences", lambda theme: differences(results, theme), out,
-            "Paired differences to the baseline with 95 % intervals: " + _told(results),
-            "Paired differences. Dot: mean; bar: 95 % interval; small ticks: one seed each.",
-        ),
-        "curves": _picture(
-            "curves", lambda theme: curves(results, theme), out,
-            "Validation accuracy by epoch for each contender: " + _accuracies_told(results),
-            "Validation accuracy. Thick: mean over seeds; band: ± one standard deviation; "
-            "thin: one seed each.",
-        ),
-        "costs": _picture(
-            "costs", lambda theme: costs(results, theme), out,
-            "Training and inference time relative to the baseline: " + _costs_told(results),
-            "Time for the same work, from 1.00× (equal) to the right (slower) or left (faster). "
-            "Line: smallest to largest of the repeats.",
-        ),
-    }  # fmt: skip
-    pictures = [
-        _picture(
-            f"example-{number}", lambda theme, example=example: gates(example, theme), out,  # type: ignore[misc]
-            f"{example.title}: the image, and for groups "
-            f"{', '.join(str(m.group) for m in example.maps)} of {example.layer} the vector "
-            "length before, the gate, and the vector length after",
-            example.title,
-        )
-        for number, example in enumerate(examples, start=1)
-    ]  # fmt: skip
-    page = _environment().get_template("report.html.j2").render(
+    if "conclusion" not in results:
+        results = summarise(results)
+    charts = _charts(results, out)
+    template = _environment().get_template("report.html.j2")
+    page = template.render(
         results=results,
         settings=results["settings"],
         baseline=formats.display_name(baseline_of(results)),
         rows=rows(results),
         charts=charts,
-        examples=pictures,
+        examples=[_example(number, example, out) for number, example in enumerate(examples, 1)],
         layer=examples[0].layer if examples else None,
         trained=any(_opened(example) for example in examples),
         planned=len(results["contenders"]) * len(results["settings"]["seeds"]),
         done=sum(len(contender["runs"]) for contender in results["contenders"]),
-    )  # fmt: skip
+    )
     path = out / "report.html"
     write_atomic(path, page.encode())
     return path
+
+
+def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
+    """The charts for which there is something to draw; the others are None."""
+    contenders = results["contenders"]
+    told = rows(results)
+    charts: dict[str, _Picture | None] = dict.fromkeys(("differences", "curves", "costs"))
+    if any(contender.get("difference") for contender in contenders):
+        cells = "; ".join(f"{row.attention} {row.difference}" for row in told)
+        charts["differences"] = _picture(
+            "differences",
+            partial(differences, results),
+            out,
+            f"Paired differences in points with 95 % intervals: {cells}.",
+            "Paired differences. Dot: mean; bar: 95 % interval; small ticks: one seed each.",
+        )
+    if any(run["curve"] for contender in contenders for run in contender["runs"]):
+        cells = "; ".join(f"{row.attention} ends at {row.accuracy}" for row in told)
+        charts["curves"] = _picture(
+            "curves",
+            partial(curves, results),
+            out,
+            f"Accuracy by epoch for each contender: {cells}.",
+            "Accuracy on the evaluation images. Thick: mean over seeds; band: ± one standard "
+            "deviation; thin: one seed each.",
+        )
+    if any(contender.get("cost") for contender in contenders):
+        cells = "; ".join(
+            f"{row.attention} training {row.training}, inference {row.inference}" for row in told
+        )
+        charts["costs"] = _picture(
+            "costs",
+            partial(costs, results),
+            out,
+            f"Training and inference time relative to the baseline: {cells}.",
+            "Time for the same work, from 1.00× (equal) to the right (slower) or left (faster). "
+            "Line: smallest to largest of the repeats.",
+        )
+    return charts
+
+
+def _example(number: int, example: Example, out: Path) -> _Picture:
+    groups = ", ".join(str(maps.group) for maps in example.maps)
+    alt = (
+        f"{example.title}: the image, and for groups {groups} of {example.layer} the vector length "
+        "before, the gate, and the vector length after"
+    )
+    return _picture(f"example-{number}", partial(gates, example), out, alt, example.title)
 
 
 def _environment() -> Environment:
@@ -114,26 +140,6 @@ def _uri(content: bytes) -> str:
 
 def _opened(example: Example) -> bool:
     return any(float(maps.gate.max() - maps.gate.min()) > 1e-3 for maps in example.maps)
-
-
-def _told(results: Results) -> str:
-    cells = [f"{row.attention} {row.difference}" for row in rows(results)]
-    return "; ".join(cells) + "."
-
-
-def _accuracies_told(results: Results) -> str:
-    return (
-        "; ".join(f"{row.attention} ends at {row.accuracy}" for row in rows(results))
-        + "."
-    )
-
-
-def _costs_told(results: Results) -> str:
-    cells = [
-        f"{r.attention} training {r.training}, inference {r.inference}"
-        for r in rows(results)
-    ]
-    return "; ".join(cells) + "."
 
 
 def _decimal(value: float | None, decimals: int = 2) -> str:

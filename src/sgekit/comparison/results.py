@@ -7,12 +7,11 @@ finite.
 
 import json
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from sgekit.errors import InputError
+from sgekit.files import write_atomic
 
 SCHEMA = "sgekit.compare/1"
 
@@ -156,35 +155,6 @@ class Results(TypedDict):
     seconds: float
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` in one step: a reader or a full disk never sees half a file.
-
-    Raises `InputError` where the file cannot be written; what was there before is still there.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a report is meant to be read by others, as the umask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error.strerror or error}): "
-            "free space or name another folder with --out"
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
 def write_json(results: Results, path: Path) -> Path:
     """Write ``results`` to ``path`` atomically; numbers that are not finite become ``null``."""
     text = json.dumps(_finite(results), indent=2, ensure_ascii=False, allow_nan=False)
@@ -200,16 +170,12 @@ def read_json(path: Path) -> Results:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(
-            f"{path} could not be read ({error.strerror or error})"
-        ) from error
+        raise InputError(f"{path} could not be read ({error.strerror or error})") from error
     except ValueError as error:
         raise InputError(f"{path} is not a JSON file ({error})") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise InputError(
-            f"{path} has schema {schema!r}; a comparison's results have {SCHEMA!r}"
-        )
+        raise InputError(f"{path} has schema {schema!r}; a comparison's results have {SCHEMA!r}")
     return cast(Results, content)
 
 

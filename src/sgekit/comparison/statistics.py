@@ -51,18 +51,12 @@ def paired_difference(
     between 0 and 1.
     """
     if len(a) != len(b) or len(a) == 0:
-        raise InputError(
-            f"pairs need equally many values, at least one: got {len(a)} and {len(b)}"
-        )
+        raise InputError(f"pairs need equally many values, at least one: got {len(a)} and {len(b)}")
     if not 0 < confidence < 1:
-        raise InputError(
-            f"confidence {confidence} is not between 0 and 1 (0.95 is usual)"
-        )
+        raise InputError(f"confidence {confidence} is not between 0 and 1 (0.95 is usual)")
     differences = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if not np.isfinite(differences).all():
-        raise InputError(
-            "a paired value is not finite: leave out the runs without an accuracy"
-        )
+        raise InputError("a paired value is not finite: leave out the runs without an accuracy")
     n, mean = len(differences), float(differences.mean())
     if n == 1:
         return PairedDifference(n, mean, None, None, None, None)
@@ -91,9 +85,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(
-    sd: float, difference: float, power: float = 0.8, alpha: float = 0.05
-) -> int:
+def seeds_needed(sd: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int:
     """Smallest n with which a paired t test sees ``difference`` with probability ``power``.
 
     ``sd`` is the standard deviation of the paired differences, in the unit of ``difference``; the
@@ -102,18 +94,10 @@ def seeds_needed(
 
     Raises `InputError` for a negative sd, a difference of 0, and a power or alpha outside (0, 1).
     """
-    if (
-        not (math.isfinite(sd) and sd >= 0)
-        or not math.isfinite(difference)
-        or difference == 0
-    ):
-        raise InputError(
-            f"sd {sd} must be 0 or more and difference {difference} must not be 0"
-        )
+    if not (math.isfinite(sd) and sd >= 0) or not math.isfinite(difference) or difference == 0:
+        raise InputError(f"sd {sd} must be 0 or more and difference {difference} must not be 0")
     if not 0 < alpha < power < 1:
-        raise InputError(
-            f"alpha {alpha} and power {power} must satisfy 0 < alpha < power < 1"
-        )
+        raise InputError(f"alpha {alpha} and power {power} must satisfy 0 < alpha < power < 1")
     if sd == 0:
         return 2
     effect = abs(difference) / sd
@@ -134,13 +118,9 @@ def sd_interval(sd: float, n: int, confidence: float = 0.8) -> tuple[float, floa
     n below 2 and a confidence outside (0, 1).
     """
     if n < 2 or not 0 < confidence < 1:
-        raise InputError(
-            f"a spread needs n >= 2 and confidence in (0, 1): got {n}, {confidence}"
-        )
+        raise InputError(f"a spread needs n >= 2 and confidence in (0, 1): got {n}, {confidence}")
     tail = (1 - confidence) / 2
-    factors = (
-        math.sqrt((n - 1) / float(stats.chi2.isf(t, n - 1))) for t in (tail, 1 - tail)
-    )
+    factors = (math.sqrt((n - 1) / float(stats.chi2.isf(t, n - 1))) for t in (tail, 1 - tail))
     low, high = factors
     return sd * low, sd * high
 

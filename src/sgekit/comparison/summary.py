@@ -43,9 +43,7 @@ def summarise(results: Results) -> Results:
         contender["sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         contender["difference"] = None
     for contender in others:
-        contender["difference"] = _difference(
-            accuracies(contender), reference, len(others)
-        )
+        contender["difference"] = _difference(accuracies(contender), reference, len(others))
     _adjust([c["difference"] for c in others])
     for contender in contenders:
         contender["conclusion"] = _sentence(contender, baseline)
@@ -94,13 +92,12 @@ def _adjust(differences: list[Difference | None]) -> None:
 def _sentence(contender: Contender, baseline: str) -> str:
     name = contender["attention"]
     lost = len(contender["runs"]) - len(accuracies(contender))
-    note = f" {lost} of its runs ended without an accuracy and {'is' if lost == 1 else 'are'} left out."
+    verb = "is" if lost == 1 else "are"
+    note = f" {lost} of its runs ended without an accuracy and {verb} left out."
     if name == baseline:
         text = f"{display_name(name)} is what the others are compared with."
     else:
-        text = conclude(
-            name, baseline, contender.get("difference"), contender.get("cost")
-        )
+        text = conclude(name, baseline, contender.get("difference"), contender.get("cost"))
     return text + note if lost else text
 
 

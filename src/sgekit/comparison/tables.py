@@ -74,9 +74,7 @@ def rows(results: Results) -> list[Row]:
 
 def terminal_table(results: Results) -> Table:
     """The table for a terminal, in 80 columns: the spread stands below its figure."""
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     heads = (
         "",
         "top-1",
@@ -86,15 +84,13 @@ def terminal_table(results: Results) -> Table:
         "training\ntime",
     )
     for index, head in enumerate((*heads, "inference\ntime", "peak\nmemory")):
-        table.add_column(
-            head, justify="left" if index == 0 else "right", overflow="fold"
-        )
+        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
     styles = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
     for row in rows(results):
         style = styles.get(row.verdict) if row.verdict is not None else None
         table.add_row(
             row.attention.replace(" ", "\n"),
-            row.accuracy.replace(" ±", "\n±"),
+            row.accuracy.removesuffix(" %").replace(" ±", "\n±"),
             _stacked(row.difference),
             row.parameters,
             f"{row.multiply_adds}\n+ {row.other_operations}",
