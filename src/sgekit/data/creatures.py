@@ -110,13 +110,15 @@ def _spots(u: Floats, v: Floats) -> Floats:
     q = v * np.float32(2.6)
     p = p - np.floor(p) - np.float32(0.5)
     q = q - np.floor(q) - np.float32(0.5)
-    return (np.sqrt(p * p + q * q) - np.float32(0.28)) / np.float32(2.6)
+    spots: Floats = (np.sqrt(p * p + q * q) - np.float32(0.28)) / np.float32(2.6)
+    return spots
 
 
 def _stripes(u: Floats, v: Floats) -> Floats:
     p = (v + u * np.float32(0.25)) * np.float32(2.2)
     p = np.abs(p - np.floor(p) - np.float32(0.5))
-    return (p - np.float32(0.2)) / np.float32(2.2)
+    stripes: Floats = (p - np.float32(0.2)) / np.float32(2.2)
+    return stripes
 
 
 PATTERNS: dict[str, Distance | None] = {
@@ -155,9 +157,7 @@ def draw_creature(
             )
 
     painters: dict[str, Callable[[], None]] = {
-        "tail": lambda: furry(
-            "tail", *(_TAILS[anatomy.tail],) if anatomy.tail != "none" else ()
-        ),
+        "tail": lambda: furry("tail", *(_TAILS[anatomy.tail],) if anatomy.tail != "none" else ()),
         "feet": lambda: furry("feet", *_FEET),
         "body": lambda: furry("body", _BODY, patterned=True),
         # Drooping ears hang over the head, so they are painted after it.
@@ -176,18 +176,12 @@ def draw_creature(
 
 def _eyes(canvas: Canvas, frame: Frame, anatomy: Anatomy, part: int) -> None:
     for u, v, radius in _EYES[anatomy.eyes]:
-        canvas.paint(
-            ellipse(u, v, radius, radius), frame, (0.97, 0.97, 0.95), part=part
-        )
+        canvas.paint(ellipse(u, v, radius, radius), frame, (0.97, 0.97, 0.95), part=part)
         pupil = radius * 0.58
-        canvas.paint(
-            ellipse(u, v + 0.02, pupil, pupil), frame, (0.05, 0.05, 0.08), part=part
-        )
+        canvas.paint(ellipse(u, v + 0.02, pupil, pupil), frame, (0.05, 0.05, 0.08), part=part)
 
 
-def _nose(
-    canvas: Canvas, frame: Frame, anatomy: Anatomy, coat: Coat, part: int
-) -> None:
+def _nose(canvas: Canvas, frame: Frame, anatomy: Anatomy, coat: Coat, part: int) -> None:
     # A trunk is furry; the others have a colour of their own, drawn from the same few for all.
     colour = coat.main if anatomy.nose == "trunk" else coat.nose
     canvas.paint(

@@ -43,9 +43,7 @@ class Frame:
         """The pixel position (x, y) of the local point (u, v)."""
         u = -u if self.mirrored else u
         cos, sin = math.cos(self.angle), math.sin(self.angle)
-        return self.x + self.unit * (cos * u - sin * v), self.y + self.unit * (
-            sin * u + cos * v
-        )
+        return self.x + self.unit * (cos * u - sin * v), self.y + self.unit * (sin * u + cos * v)
 
 
 def ellipse(cu: float, cv: float, ru: float, rv: float, angle: float = 0.0) -> Shape:
@@ -79,9 +77,7 @@ def polygon(points: tuple[tuple[float, float], ...], rounding: float = 0.0) -> S
         nu, nv = (v1 - v0) / length, (u0 - u1) / length
         if nu * (mid_u - u0) + nv * (mid_v - v0) > 0:
             nu, nv = -nu, -nv
-        edges.append(
-            (np.float32(nu), np.float32(nv), np.float32(nu * u0 + nv * v0 + rounding))
-        )
+        edges.append((np.float32(nu), np.float32(nv), np.float32(nu * u0 + nv * v0 + rounding)))
 
     def distance(u: Floats, v: Floats) -> Floats:
         nu, nv, offset = edges[0]
@@ -97,14 +93,10 @@ def polygon(points: tuple[tuple[float, float], ...], rounding: float = 0.0) -> S
 def stroke(points: tuple[tuple[float, float], ...], radii: tuple[float, ...]) -> Shape:
     """A line through points whose half width changes from radius to radius."""
     segments = []
-    for (u0, v0), (u1, v1), r0, r1 in zip(
-        points, points[1:], radii, radii[1:], strict=False
-    ):
+    for (u0, v0), (u1, v1), r0, r1 in zip(points, points[1:], radii, radii[1:], strict=False):
         du, dv = u1 - u0, v1 - v0
         scale = 1 / (du * du + dv * dv)
-        segments.append(
-            tuple(np.float32(n) for n in (u0, v0, du, dv, scale, r0, r1 - r0))
-        )
+        segments.append(tuple(np.float32(n) for n in (u0, v0, du, dv, scale, r0, r1 - r0)))
 
     def distance(u: Floats, v: Floats) -> Floats:
         result: Floats | None = None
@@ -127,7 +119,8 @@ def stroke(points: tuple[tuple[float, float], ...], radii: tuple[float, ...]) ->
 class Canvas:
     """A square picture and, beside it, the number of the part on top at every pixel.
 
-    `rgb` is (3, H, W) float32 in 0..1, channels first since numpy is fast along a row; `parts` is (H, W) uint8, 0 where no part was painted.
+    `rgb` is (3, H, W) float32 in 0..1, channels first since numpy is fast along a row;
+    `parts` is (H, W) uint8, 0 where no part was painted.
     """
 
     def __init__(self, background: Floats) -> None:

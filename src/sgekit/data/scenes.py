@@ -61,13 +61,9 @@ class SceneConfig:
         unknown = [name for name in self.classes if name not in ANATOMY]
         if unknown:
             known = ", ".join(ANATOMY)
-            raise InputError(
-                f"scenes have no class {unknown[0]!r}; choose from {known}"
-            )
+            raise InputError(f"scenes have no class {unknown[0]!r}; choose from {known}")
         if len(set(self.classes)) < max(2, len(self.classes)):
-            raise InputError(
-                f"scenes need two or more different classes, not {self.classes}"
-            )
+            raise InputError(f"scenes need two or more different classes, not {self.classes}")
         if self.image_size < 16:
             raise InputError(f"scenes need 16 pixels or more, not {self.image_size}")
         if self.train < 1 or self.val < 1:
@@ -122,9 +118,7 @@ class Scene:
     @property
     def parts(self) -> dict[str, NDArray[np.bool_]]:
         """The visible pixels of every part that this creature has; they do not overlap."""
-        present = {
-            name: self.part_index == number for number, name in enumerate(PARTS, 1)
-        }
+        present = {name: self.part_index == number for number, name in enumerate(PARTS, 1)}
         return {name: mask for name, mask in present.items() if mask.any()}
 
 
@@ -138,9 +132,7 @@ def draw_scene(config: SceneConfig, split: str, index: int) -> Scene:
         raise InputError(f"scenes have the splits train and val, not {split!r}")
     if not 0 <= index < config.count(split):
         raise IndexError(f"scene {index} of {config.count(split)} in {split}")
-    rng = np.random.default_rng(
-        np.random.SeedSequence([config.seed, _SPLITS.index(split), index])
-    )
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, _SPLITS.index(split), index]))
     label = index % len(config.classes)
     background, ground = _background(rng, config)
     canvas = Canvas(background)
@@ -164,9 +156,7 @@ def _pick(rng: np.random.Generator, count: int) -> int:
 
 def _tint(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
     light = _between(rng, 0.8, 1.15)
-    r, g, b = (
-        min(1.0, max(0.0, light * c + _between(rng, -spread, spread))) for c in colour
-    )
+    r, g, b = (min(1.0, max(0.0, light * c + _between(rng, -spread, spread))) for c in colour)
     return r, g, b
 
 
@@ -177,13 +167,11 @@ def _background(rng: np.random.Generator, config: SceneConfig) -> tuple[Floats, 
     coarse = smooth_noise(rng, size, 3 + _pick(rng, 3))
     fine = smooth_noise(rng, size, 9 + _pick(rng, 12))
     share = np.float32(_between(rng, 0.25, 0.75))
-    bumps = (
-        coarse * share + fine * (np.float32(1) - share) - np.float32(0.5)
-    ) * np.float32(2 * config.texture)
+    bumps = (coarse * share + fine * (np.float32(1) - share) - np.float32(0.5)) * np.float32(
+        2 * config.texture
+    )
     for channel in range(3):
-        rgb[channel] = np.float32(ground[channel]) + bumps * np.float32(
-            _between(rng, 0.6, 1.2)
-        )
+        rgb[channel] = np.float32(ground[channel]) + bumps * np.float32(_between(rng, 0.6, 1.2))
     return rgb, ground
 
 
@@ -235,19 +223,11 @@ def _anywhere(rng: np.random.Generator, config: SceneConfig, frame: Frame) -> Fr
     return Frame(x, y, frame.unit, frame.angle, frame.mirrored)
 
 
-def _develop(
-    rng: np.random.Generator, config: SceneConfig, rgb: Floats
-) -> NDArray[np.uint8]:
+def _develop(rng: np.random.Generator, config: SceneConfig, rgb: Floats) -> NDArray[np.uint8]:
     noise = rng.random(rgb.shape, dtype=np.float32) - np.float32(0.5)
-    exposed = rgb * np.float32(_between(rng, 0.85, 1.1)) + noise * np.float32(
-        2 * config.noise
-    )
-    levels = np.minimum(np.maximum(exposed, np.float32(0)), np.float32(1)) * np.float32(
-        255
-    )
-    return np.ascontiguousarray(
-        (levels + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0)
-    )
+    exposed = rgb * np.float32(_between(rng, 0.85, 1.1)) + noise * np.float32(2 * config.noise)
+    levels = np.minimum(np.maximum(exposed, np.float32(0)), np.float32(1)) * np.float32(255)
+    return np.ascontiguousarray((levels + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0))
 
 
 @dataclass
@@ -256,9 +236,7 @@ class SceneSplit:
 
     config: SceneConfig
     split: str
-    _pictures: dict[int, tuple[NDArray[np.uint8], int]] = field(
-        default_factory=dict, repr=False
-    )
+    _pictures: dict[int, tuple[NDArray[np.uint8], int]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.config.count(self.split)
