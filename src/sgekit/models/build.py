@@ -74,11 +74,7 @@ def _known(name: str) -> str:
     base = name.removeprefix(PREFIX)
     if not timm.is_model(base.split(".")[0]):
         near = difflib.get_close_matches(base, timm.list_models(), n=5)
-        hint = (
-            f"near names: {', '.join(near)}"
-            if near
-            else "`sgekit models` lists the names"
-        )
+        hint = f"near names: {', '.join(near)}" if near else "`sgekit models` lists the names"
         raise InputError(f"no model is named {name!r}; {hint}")
     return base
 
@@ -87,9 +83,7 @@ def _attention(name: str) -> Any:
     if name not in ATTENTION:
         near = difflib.get_close_matches(name, ATTENTION, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(
-            f"no attention is named {name!r}; {hint}allowed: {', '.join(ATTENTION)}"
-        )
+        raise InputError(f"no attention is named {name!r}; {hint}allowed: {', '.join(ATTENTION)}")
     return ATTENTION[name]
 
 

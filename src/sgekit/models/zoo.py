@@ -81,9 +81,7 @@ def default_groups(name: str) -> int:
     return SMALL_GROUPS if name.endswith(SMALL) else DEFAULT_GROUPS
 
 
-def _refuse_missing_weights(
-    name: str, pretrained: bool, kwargs: dict[str, Any]
-) -> None:
+def _refuse_missing_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:
     given = kwargs.get("pretrained_cfg") or kwargs.get("pretrained_cfg_overlay")
     if pretrained and not given:
         raise InputError(

@@ -1,7 +1,7 @@
 """Efficient Channel Attention as a layer."""
 
 import torch
-from timm.layers import EcaModule
+from timm.layers.eca import EcaModule
 
 
 class EfficientChannelAttention(EcaModule):

@@ -1,7 +1,7 @@
 """Squeeze-and-Excitation as a layer."""
 
 import torch
-from timm.layers import SEModule
+from timm.layers.squeeze_excite import SEModule
 
 
 class SqueezeExcite(SEModule):

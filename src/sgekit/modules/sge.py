@@ -49,9 +49,7 @@ class SpatialGroupEnhance(nn.Module):
         nn.init.ones_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return spatial_group_enhance(
-            x, self.weight, self.bias, self.eps, self.channel_dim
-        )
+        return spatial_group_enhance(x, self.weight, self.bias, self.eps, self.channel_dim)
 
     def gate(self, x: Tensor) -> Tensor:
         """The attention map, `(B, G, *spatial)` whatever `channel_dim` is, between 0 and 1.
@@ -62,9 +60,7 @@ class SpatialGroupEnhance(nn.Module):
 
     def extra_repr(self) -> str:
         text = f"{self.channels}, groups={self.groups}, eps={self.eps}"
-        return (
-            text if self.channel_dim == 1 else f"{text}, channel_dim={self.channel_dim}"
-        )
+        return text if self.channel_dim == 1 else f"{text}, channel_dim={self.channel_dim}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any

@@ -1,12 +1,14 @@
 """The public operation: validate, choose an implementation, call it."""
 
+import torch
 from torch import Tensor
 
 from sgekit.errors import InputError
-from sgekit.ops import reference
+from sgekit.ops import library, reference
+from sgekit.ops.validation import validate
 
-_CHANNEL_DIMS = (1, -1)
-_ACTIVATIONS = (None, "relu")
+IMPLEMENTATIONS = ("cpu", "triton", library.REFERENCE)
+"""In the order in which "auto" tries them."""
 
 
 def spatial_group_enhance(
@@ -19,9 +21,35 @@ def spatial_group_enhance(
     activation: str | None = None,
     impl: str = "auto",
 ) -> Tensor:
-    """SGE."""
+    """Spatial Group-wise Enhance (arXiv 1905.09646, section 3): `activation(x * gate + residual)`.
+
+    `x` is `(B, C, *spatial)` with one or more spatial dimensions or, with `channel_dim=-1`,
+    `(B, *spatial, C)`. `weight` and `bias` are `(G,)`, where G divides C; `residual` has
+    the shape of `x`; `activation` is None or "relu". `sgekit.ops.reference` states the
+    equations. The result is laid out in memory as `x` is, in the dtype of `x`, promoted
+    with that of `residual`; statistics are taken in float32, or float64 for float64 `x`.
+
+    A constant map, and a map of one position, has the gate sigmoid(bias) and lets no
+    gradient through its statistics. Empty batches and maps give empty results.
+
+    `impl` is "auto", "reference" (plain PyTorch), "cpu" or "triton". One named explicitly
+    runs or raises with the reason; `available` lists what would run. Under torch.compile,
+    export and tracing "auto" and "reference" become plain PyTorch operations.
+
+    Differentiable once with only `x` and the statistics of each group saved (and the
+    result, for a ReLU); twice, under torch.func and in forward mode by plain formulas.
+
+    Raises InputError where shapes, devices, `channel_dim`, `activation` or `impl` don't
+    fit, and TypeError where a tensor is not floating-point.
+    """
     validate(x, weight, bias, channel_dim, residual, activation)
-    return reference.enhance(x, weight, bias, residual, eps, channel_dim, activation)
+    chosen = _choose(x, weight.shape[0], channel_dim, activation, impl)
+    if chosen == library.REFERENCE and _traced():
+        return reference.enhance(x, weight, bias, residual, eps, channel_dim, activation)
+    y: Tensor = library.Enhance.apply(
+        x, weight, bias, residual, eps, channel_dim, activation, chosen
+    )[0]
+    return y
 
 
 def spatial_group_gate(
@@ -36,53 +64,32 @@ def spatial_group_gate(
     return reference.gate(x, weight, bias, eps, channel_dim)
 
 
-def validate(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    channel_dim: int,
-    residual: Tensor | None = None,
-    activation: str | None = None,
-) -> None:
-    """Raise InputError or TypeError, naming the argument, for anything the operation can't take."""
-    for name, tensor in (
-        ("x", x),
-        ("weight", weight),
-        ("bias", bias),
-        ("residual", residual),
-    ):
-        if tensor is not None and not tensor.is_floating_point():
-            raise TypeError(
-                f"{name} must be a floating-point tensor, not {tensor.dtype}"
-            )
-    if channel_dim not in _CHANNEL_DIMS:
-        raise InputError(
-            f"channel_dim must be 1 or -1 (channels last), not {channel_dim}"
-        )
-    if activation not in _ACTIVATIONS:
-        raise InputError(f'activation must be None or "relu", not {activation!r}')
-    if x.dim() < 3:
-        wanted = "(B, C, *spatial)" if channel_dim == 1 else "(B, *spatial, C)"
-        raise InputError(
-            f"x must be {wanted} with at least one spatial dimension; its shape is {tuple(x.shape)}"
-        )
-    if weight.dim() != 1 or weight.shape != bias.shape:
-        raise InputError(
-            "weight and bias must both be (G,), one number a group; "
-            f"their shapes are {tuple(weight.shape)} and {tuple(bias.shape)}"
-        )
-    channels, groups = x.shape[channel_dim], weight.shape[0]
-    if groups == 0 or channels % groups != 0:
-        raise InputError(
-            f"{groups} groups do not divide the {channels} channels of x (shape {tuple(x.shape)}, "
-            f"channel_dim {channel_dim}); pass weight and bias of a length that does"
-        )
-    if residual is not None and residual.shape != x.shape:
-        raise InputError(
-            f"residual must have the shape of x, {tuple(x.shape)}, not {tuple(residual.shape)}"
-        )
-    for name, tensor in (("weight", weight), ("bias", bias), ("residual", residual)):
-        if tensor is not None and tensor.device != x.device:
-            raise InputError(
-                f"{name} is on {tensor.device} and x on {x.device}; move one of them"
-            )
+def available(
+    device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> list[tuple[str, str | None]]:
+    """Each implementation with None where it would run, or the reason why it wouldn't.
+
+    In the order in which "auto" tries them, for ordinary 4-D maps of `dtype` on `device`.
+    """
+    call = library.Call(torch.device(device), dtype, (8, 256, 56, 56), 64, 1, None)
+    return [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
+
+
+def _traced() -> bool:
+    """Whether the call becomes part of a graph, where plain operations fuse and export."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def _choose(x: Tensor, groups: int, channel_dim: int, activation: str | None, impl: str) -> str:
+    if impl == library.REFERENCE or (impl == "auto" and _traced()):
+        return library.REFERENCE
+    if impl != "auto" and impl not in IMPLEMENTATIONS:
+        allowed = ", ".join(f'"{name}"' for name in ("auto", *IMPLEMENTATIONS))
+        raise InputError(f"impl must be one of {allowed}, not {impl!r}")
+    call = library.Call(x.device, x.dtype, tuple(x.shape), groups, channel_dim, activation)
+    if impl == "auto":
+        return next(name for name in IMPLEMENTATIONS if library.why_not(name, call) is None)
+    reason = library.why_not(impl, call)
+    if reason is not None:
+        raise InputError(f'impl="{impl}" cannot run here: {reason}; impl="auto" chooses what can')
+    return impl

@@ -32,8 +32,10 @@ class Layout(NamedTuple):
         return cls(groups, -1, x.dim(), tuple(range(1, x.dim() - 1)))
 
     def split(self, x: Tensor) -> Tensor:
-        """Channel axis C into the two axes (G, d): `(B, G, d, *spatial)` or `(B, *spatial, G, d)`."""
-        return x.unflatten(self.channel_dim, (self.groups, -1))
+        """The channel axis in two: `(B, G, d, *spatial)` or `(B, *spatial, G, d)`."""
+        d = x.shape[self.channel_dim] // self.groups
+        view: Tensor = x.unflatten(self.channel_dim, (self.groups, d))  # type: ignore[no-untyped-call]
+        return view
 
     def merge(self, x: Tensor) -> Tensor:
         """The inverse of `split`; a view for every dense tensor that kept its strides."""
@@ -41,15 +43,16 @@ class Layout(NamedTuple):
 
     def per_group(self, vector: Tensor) -> Tensor:
         """`(G,)` reshaped so that it broadcasts against split tensors."""
-        shape = [1] * (2 + len(self.positions) + 1)
+        shape = [1] * (3 + len(self.positions))
         shape[self.channels - 1] = self.groups
         return vector.reshape(shape)
 
-    def statistic(self, value: Tensor) -> Tensor:
-        """A split tensor with one position, `(B, G, d or 1)`-sized, as `(B, G)` or `(B, G, d)`."""
-        return value.squeeze(self.positions)
+    def pack(self, value: Tensor) -> Tensor:
+        """A split tensor with one position as `(B, G, d)`, or `(B, G)` where d was summed too."""
+        packed = value.squeeze(self.positions)
+        return packed.squeeze(2) if value.shape[self.channels] == 1 else packed
 
-    def spread(self, value: Tensor) -> Tensor:
+    def unpack(self, value: Tensor) -> Tensor:
         """`(B, G)` or `(B, G, d)` reshaped so that it broadcasts against split tensors."""
         inner = value.shape[2] if value.dim() == 3 else 1
         ones = [1] * len(self.positions)
@@ -57,9 +60,9 @@ class Layout(NamedTuple):
             return value.reshape([value.shape[0], self.groups, inner, *ones])
         return value.reshape([value.shape[0], *ones, self.groups, inner])
 
-    def count(self, x: Tensor) -> int:
+    def count(self, split: Tensor) -> int:
         """n, the number of positions of a split tensor."""
         n = 1
         for axis in self.positions:
-            n *= x.shape[axis]
+            n *= split.shape[axis]
         return n

@@ -18,7 +18,7 @@ and nothing flows back through it, so that the gate is sigmoid(bias).
 Everything here is differentiable any number of times, traceable and exportable.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -26,15 +26,16 @@ from torch import Tensor
 from sgekit.ops.layout import Layout
 
 
-class Statistics(NamedTuple):
-    """What the gradient needs beside x, in the statistics' dtype."""
+class Normalised(NamedTuple):
+    """A split tensor after equations 1 to 3, each entry shaped to broadcast against it."""
 
-    descriptor: Tensor
-    """g, (B, G, d)."""
+    centred: Tensor
+    """x - g."""
+    t: Tensor
+    g: Tensor
     mean: Tensor
-    """The mean of the centred c, (B, G)."""
+    """The mean of the c that is taken from x - g."""
     std: Tensor
-    """The unbiased deviation of c, (B, G)."""
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -47,39 +48,40 @@ def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
     return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
 
 
-def _normalised(
-    xs: Tensor, layout: Layout, eps: float
-) -> tuple[Tensor, Tensor, Statistics]:
-    """x - g, t and the statistics of a split tensor `xs` in the statistics' dtype."""
-    n = layout.count(xs)
-    g = xs.sum(layout.positions, keepdim=True) / torch.sym_max(n, 1)
+def degrees_of_freedom(n: int) -> int:
+    """n - 1, and 1 for a single position, whose deviation is then 0 instead of 0 / 0."""
+    if isinstance(n, Tensor):  # sizes are tensors under torch.jit.trace
+        return cast(int, (n - 1).clamp(min=1))
+    # Not max(): n may be symbolic, and max() would fix its value.
+    return cast(int, torch.sym_max(n - 1, 1))
+
+
+def normalise(xs: Tensor, layout: Layout, eps: float) -> Normalised:
+    """Equations 1 to 3 on a split tensor in the statistics' dtype."""
+    g = xs.mean(layout.positions, keepdim=True)
     centred = xs - g
     c = (centred * g).sum(layout.channels, keepdim=True)
-    mean = c.sum(layout.positions, keepdim=True) / torch.sym_max(n, 1)
+    mean = c.mean(layout.positions, keepdim=True)
     c = c - mean
-    var = c.square().sum(layout.positions, keepdim=True) / torch.sym_max(n - 1, 1)
-    spread = var > 0
+    freedom = degrees_of_freedom(layout.count(xs))
+    var = c.square().sum(layout.positions, keepdim=True) / freedom
     # The root of a stand-in where var = 0: its own slope there is infinite.
-    std = torch.where(spread, torch.where(spread, var, 1).sqrt(), 0)
-    stats = Statistics(
-        layout.statistic(g),
-        layout.statistic(mean).squeeze(2),
-        layout.statistic(std).squeeze(2),
-    )
-    return centred, c / (std + eps), stats
+    std = torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0)
+    return Normalised(centred, c / (std + eps), g, mean, std)
 
 
-def gate(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float, channel_dim: int
-) -> Tensor:
-    """sigmoid(a), the attention map, as `(B, G, *spatial)` in the statistics' dtype."""
-    layout = Layout.of(x, weight.shape[0], channel_dim)
-    xs = layout.split(x.to(statistics_dtype(x)))
-    _, t, _ = _normalised(xs, layout, eps)
-    s = torch.sigmoid(
+def gate_of(t: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
+    """Equation 4 and the sigmoid."""
+    return torch.sigmoid(
         layout.per_group(weight.to(t.dtype)) * t + layout.per_group(bias.to(t.dtype))
     )
-    s = s.squeeze(layout.channels)
+
+
+def gate(x: Tensor, weight: Tensor, bias: Tensor, eps: float, channel_dim: int) -> Tensor:
+    """sigmoid(a), the attention map, as `(B, G, *spatial)` in the statistics' dtype."""
+    layout = Layout.of(x, weight.shape[0], channel_dim)
+    t = normalise(layout.split(x.to(statistics_dtype(x))), layout, eps).t
+    s = gate_of(t, weight, bias, layout).squeeze(layout.channels)
     return s if channel_dim == 1 else s.movedim(-1, 1)
 
 
@@ -95,11 +97,7 @@ def enhance(
     """Equations 1 to 5; arguments as in `sgekit.spatial_group_enhance`, already validated."""
     layout = Layout.of(x, weight.shape[0], channel_dim)
     xs = layout.split(x.to(statistics_dtype(x)))
-    _, t, _ = _normalised(xs, layout, eps)
-    s = torch.sigmoid(
-        layout.per_group(weight.to(t.dtype)) * t + layout.per_group(bias.to(t.dtype))
-    )
-    y = layout.merge(xs * s)
+    y = layout.merge(xs * gate_of(normalise(xs, layout, eps).t, weight, bias, layout))
     if residual is not None:
         y = y + residual
     if activation == "relu":
