@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from sgekit.data.contract import ImageData, Split
-from sgekit.data.scenes import Distractor, Scene, SceneConfig, SceneSplit, draw_scene, open_scenes
+from sgekit.data.scene_split import SceneSplit, open_scenes
+from sgekit.data.scenes import Distractor, Scene, SceneConfig, draw_scene
+from sgekit.data.scenes_export import write_scenes
 from sgekit.errors import InputError
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "draw_scene",
     "open_data",
     "open_scenes",
+    "write_scenes",
 ]
 
 

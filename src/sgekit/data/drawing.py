@@ -56,13 +56,14 @@ def ellipse(cu: float, cv: float, ru: float, rv: float, angle: float = 0.0) -> S
         du, dv = u - off_u, v - off_v
         p = (cos * du + sin * dv) * inv_u
         q = (cos * dv - sin * du) * inv_v
-        level = np.sqrt(p * p + q * q)
+        level = p * p + q * q
         if ru == rv:
-            return (level - _ONE) * np.float32(ru)
+            return (np.sqrt(level) - _ONE) * np.float32(ru)
+        # The level set's value over the length of its gradient: exact to first order at the rim.
         p *= inv_u
         q *= inv_v
         slope = np.sqrt(p * p + q * q) + np.float32(1e-6)
-        return level * (level - _ONE) / slope
+        return (level - _ONE) * _HALF / slope
 
     return Shape(distance, (cu, cv), max(ru, rv))
 
@@ -127,6 +128,7 @@ class Canvas:
         self.rgb = background
         self.parts = np.zeros(background.shape[1:], dtype=np.uint8)
         self._axis = np.arange(background.shape[1], dtype=np.float32) + _HALF
+        self._grid: tuple[Frame, Floats, Floats] | None = None
 
     def paint(
         self,
@@ -153,15 +155,7 @@ class Canvas:
         y0, y1 = max(0, int(y - margin)), min(size, int(y + margin) + 1)
         if x0 >= x1 or y0 >= y1:
             return
-        cos, sin = (
-            math.cos(frame.angle) / frame.unit,
-            math.sin(frame.angle) / frame.unit,
-        )
-        dx = self._axis[x0:x1] - np.float32(frame.x)
-        dy = (self._axis[y0:y1] - np.float32(frame.y))[:, None]
-        flip = -1.0 if frame.mirrored else 1.0
-        u = np.float32(flip * cos) * dx + np.float32(flip * sin) * dy
-        v = np.float32(cos) * dy - np.float32(sin) * dx
+        u, v = (axis[y0:y1, x0:x1] for axis in self._local(frame))
         depth = _HALF - shape.distance(u, v) * np.float32(frame.unit)
 
         window = self.rgb[:, y0:y1, x0:x1]
@@ -176,6 +170,17 @@ class Canvas:
             fill = rim + _cover(depth) * (fill - rim)
         window += _cover(reach) * (fill - window)
         self.parts[y0:y1, x0:x1][reach > _HALF] = part
+
+    def _local(self, frame: Frame) -> tuple[Floats, Floats]:
+        """Every pixel's (u, v); shapes of one frame follow each other, so the last one is kept."""
+        if self._grid is None or self._grid[0] is not frame:
+            cos, sin = math.cos(frame.angle) / frame.unit, math.sin(frame.angle) / frame.unit
+            flip = -1.0 if frame.mirrored else 1.0
+            dx = self._axis - np.float32(frame.x)
+            dy = (self._axis - np.float32(frame.y))[:, None]
+            u = np.float32(flip * cos) * dx + np.float32(flip * sin) * dy
+            self._grid = frame, u, np.float32(cos) * dy - np.float32(sin) * dx
+        return self._grid[1:]
 
 
 def _column(colour: Colour) -> Floats:

@@ -1,17 +1,15 @@
-"""The built-in scenes: small creatures on textured backgrounds, drawn from a seed."""
+"""One built-in scene: a small creature on a textured background, drawn from a seed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from sgekit.data.contract import ImageData
 from sgekit.data.creatures import ANATOMY, PARTS, PATTERNS, Coat, draw_creature
 from sgekit.data.drawing import Canvas, Colour, Floats, Frame, smooth_noise
 from sgekit.errors import InputError
 
-_SPLITS = ("train", "val")
+SPLITS = ("train", "val")
 _HUES: tuple[Colour, ...] = (
     (0.80, 0.46, 0.20),
     (0.55, 0.38, 0.26),
@@ -128,11 +126,11 @@ def draw_scene(config: SceneConfig, split: str, index: int) -> Scene:
     Raises InputError for another split and IndexError for an index out of range. Labels go
     round the classes, so every class is equally frequent.
     """
-    if split not in _SPLITS:
+    if split not in SPLITS:
         raise InputError(f"scenes have the splits train and val, not {split!r}")
     if not 0 <= index < config.count(split):
         raise IndexError(f"scene {index} of {config.count(split)} in {split}")
-    rng = np.random.default_rng(np.random.SeedSequence([config.seed, _SPLITS.index(split), index]))
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, SPLITS.index(split), index]))
     label = index % len(config.classes)
     background, ground = _background(rng, config)
     canvas = Canvas(background)
@@ -228,43 +226,3 @@ def _develop(rng: np.random.Generator, config: SceneConfig, rgb: Floats) -> NDAr
     exposed = rgb * np.float32(_between(rng, 0.85, 1.1)) + noise * np.float32(2 * config.noise)
     levels = np.minimum(np.maximum(exposed, np.float32(0)), np.float32(1)) * np.float32(255)
     return np.ascontiguousarray((levels + np.float32(0.5)).astype(np.uint8).transpose(1, 2, 0))
-
-
-@dataclass
-class SceneSplit:
-    """One split; a scene is drawn when first asked for and its picture kept (12 KiB at 64)."""
-
-    config: SceneConfig
-    split: str
-    _pictures: dict[int, tuple[NDArray[np.uint8], int]] = field(default_factory=dict, repr=False)
-
-    def __len__(self) -> int:
-        return self.config.count(self.split)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        found = self._pictures.get(index)
-        if found is None:
-            scene = self.scene(index)
-            found = self._pictures[index] = (scene.image, scene.label)
-        return Image.fromarray(found[0]), found[1]
-
-    def source(self, index: int) -> str:
-        """A name such as "scenes (seed 0), train 17"."""
-        return f"scenes (seed {self.config.seed}), {self.split} {index}"
-
-    def scene(self, index: int) -> Scene:
-        """The scene with its masks and box, drawn anew."""
-        return draw_scene(self.config, self.split, index)
-
-
-def open_scenes(config: SceneConfig | None = None) -> ImageData:
-    """The built-in scenes as a data set."""
-    config = config or SceneConfig()
-    return ImageData(
-        name="scenes",
-        kind="scenes",
-        classes=config.classes,
-        train=SceneSplit(config, "train"),
-        val=SceneSplit(config, "val"),
-        val_name="val",
-    )
