@@ -2,5 +2,16 @@
 
 from sgekit.models import zoo as _zoo  # noqa: F401  (registers)
 from sgekit.models.build import attention_sites, build
+from sgekit.models.listing import ModelInfo, default_input_size, describe, list_models
+from sgekit.models.operations import Operations, count_operations
 
-__all__ = ["attention_sites", "build"]
+__all__ = [
+    "ModelInfo",
+    "Operations",
+    "attention_sites",
+    "build",
+    "count_operations",
+    "default_input_size",
+    "describe",
+    "list_models",
+]

@@ -30,17 +30,14 @@ class Slot(NamedTuple):
 def slots(model: nn.Module) -> Iterator[Slot]:
     """Every slot of `model`, in the order of its blocks; none for other families."""
     for name, block in model.named_modules():
-        # ResNeSt derives its block from none of these, though it looks alike: no slot.
         if isinstance(block, BLOCKS):
             yield Slot(f"{name}.se" if name else "se", block, _out_channels(block))
 
 
 def _out_channels(block: nn.Module) -> int:
-    last = "3" if hasattr(block, "conv3") else "2"
-    norm = getattr(block, f"bn{last}", None)
-    if norm is None:
-        norm = getattr(block, f"conv{last}").bn
-    return int(norm.num_features)
+    # The convolution, not the norm: a GroupNorm calls its width by another name.
+    last = block.conv3 if hasattr(block, "conv3") else block.conv2
+    return int(last.out_channels)  # type: ignore[union-attr, arg-type]
 
 
 def fill(slot: Slot, make: Callable[[int], nn.Module]) -> None:

@@ -8,6 +8,7 @@ runs them. Neither has an autograd formula of its own: `Enhance` does, because a
 
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -187,32 +188,30 @@ enhance_backward.register_vmap(_vmap(enhance_backward, (2, 3)))
 
 
 def operations(shape: tuple[int, ...], groups: int, channel_dim: int) -> int:
-    """Elementary operations of one forward pass, each addition, product or function as one.
+    """Elementary operations of one forward pass; each sum, product or function value is one.
 
     For each of the C * n numbers of a sample 5 (mean, centring, product and sum of the dot
-    product, gate), for each of its G * n positions 9 (mean, centring, square, sum, division,
-    weight, bias, sigmoid as 2), and 3 * G + C for what a group or channel does once.
+    product, gate), for each of its G * n positions 8 (mean, centring, square, sum, division,
+    weight, bias, sigmoid), for each channel 1 and for each group 4 (what their sums are
+    divided by, root, eps).
     """
     samples, channels = shape[0], shape[channel_dim]
-    n = 1
-    for axis, size in enumerate(shape):
-        n *= size if axis not in (0, channel_dim % len(shape)) else 1
-    return samples * (5 * channels * n + 9 * groups * n + channels + 4 * groups)
+    n = math.prod(shape) // max(samples * channels, 1)
+    return samples * (5 * channels * n + 8 * groups * n + channels + 4 * groups)
 
 
 @register_flop_formula(torch.ops.sgekit.enhance)
-def _flops(
-    x_shape: Any,
-    weight_shape: Any,
-    bias_shape: Any,
-    residual_shape: Any,
-    eps: float,
-    channel_dim: int,
-    *args: Any,
-    out_shape: Any = None,
-    **kwargs: Any,
+def _forward_flops(
+    x: Any, weight: Any, bias: Any, residual: Any, eps: float, channel_dim: int, *_: Any, **__: Any
 ) -> int:
-    return operations(tuple(x_shape), weight_shape[0], channel_dim)
+    return operations(tuple(x), weight[0], channel_dim)
+
+
+@register_flop_formula(torch.ops.sgekit.enhance_backward)
+def _backward_flops(dy: Any, x: Any, weight: Any, bias: Any, g: Any, *_: Any, **__: Any) -> int:
+    # As the formula in `derivatives` has them: 11 for each number of x, 16 for each position.
+    numbers = math.prod(x)
+    return 11 * numbers + 16 * (numbers // g[2])
 
 
 class Enhance(torch.autograd.Function):

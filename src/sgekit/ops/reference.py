@@ -50,8 +50,9 @@ def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
 
 def degrees_of_freedom(n: int) -> int:
     """n - 1, and 1 for a single position, whose deviation is then 0 instead of 0 / 0."""
-    if isinstance(n, Tensor):  # sizes are tensors under torch.jit.trace
-        return cast(int, (n - 1).clamp(min=1))
+    size: object = n
+    if isinstance(size, Tensor):  # as sizes are under torch.jit.trace
+        return cast(int, (size - 1).clamp(min=1))
     # Not max(): n may be symbolic, and max() would fix its value.
     return cast(int, torch.sym_max(n - 1, 1))
 
