@@ -49,14 +49,11 @@ def capture(
         for name in layers:
             if name not in found:
                 known = ", ".join(found) or "none"
-                raise InputError(
-                    f"{name!r} is no SGE layer of this model; its SGE layers: {known}"
-                )
+                raise InputError(f"{name!r} is no SGE layer of this model; its SGE layers: {known}")
         found = {name: found[name] for name in layers}
     records: dict[str, GateRecord] = {}
     handles = [
-        module.register_forward_hook(_recorder(name, records))
-        for name, module in found.items()
+        module.register_forward_hook(_recorder(name, records)) for name, module in found.items()
     ]
     try:
         yield records
@@ -66,9 +63,7 @@ def capture(
 
 
 def _recorder(name: str, records: dict[str, GateRecord]) -> Any:
-    def hook(
-        module: SpatialGroupEnhance, inputs: tuple[Tensor, ...], output: Tensor
-    ) -> None:
+    def hook(module: SpatialGroupEnhance, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         records.pop(name, None)  # the dict's order is that of the latest pass
         record = _record(module, inputs[0].detach())
         if record is not None:

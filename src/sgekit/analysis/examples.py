@@ -46,7 +46,7 @@ def gate_examples(
     layer: str | None = None,
     k: int = 3,
 ) -> list[Example]:
-    """Run ``inputs`` (B, 3, H, W), as the model takes them, and keep its ``k`` most selective groups.
+    """Run ``inputs`` (B, 3, H, W), as the model takes them; keep the ``k`` most selective groups.
 
     The groups are chosen over all the images together. ``layer`` None takes the layer whose ``k``
     groups are the most selective among those with a map of at least 7 x 7 (among all, where none
@@ -81,9 +81,7 @@ def gate_examples(
     record = maps[name]
     groups = most_selective(record.gate, k)
     return [
-        Example(
-            picture, title, name, tuple(_map(record, index, group) for group in groups)
-        )
+        Example(picture, title, name, tuple(_map(record, index, group) for group in groups))
         for index, (picture, title) in enumerate(zip(pictures, titles, strict=True))
     ]
 

@@ -167,7 +167,7 @@ def costs(results: Results, theme: Theme = LIGHT) -> Figure:
         axes.axvline(1, color=theme.baseline, linewidth=1.4, linestyle="--", zorder=1)
         axes.set_title(title, color=theme.ink, fontsize=10)
         axes.set_xlim(lowest - 0.15 * span, lowest + 1.6 * span)
-        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}×"))
     labels = [display_name(contender["attention"]) for contender in others]
     left.set_yticks(range(len(others)), labels, color=theme.ink, fontsize=10)

@@ -18,8 +18,8 @@ def gates(example: Example, theme: Theme = LIGHT) -> Figure:
     Each gate is drawn from its own smallest to its own largest value, which stand under it.
     """
     rows = len(example.maps)
-    drawn = figure(4.4, 0.3 + 1.1 * max(rows, 1), theme)
-    grid = drawn.add_gridspec(max(rows, 1), 4, width_ratios=(1, 1, 1, 1))
+    drawn = figure(4.8, 0.3 + 1.08 * max(rows, 1), theme)
+    grid = drawn.add_gridspec(max(rows, 1), 4, width_ratios=(1.5, 1, 1, 1))
     for row, maps in enumerate(example.maps):
         top = float(max(maps.before.max(), maps.after.max(), np.finfo(np.float32).tiny))
         low, high = float(maps.gate.min()), float(maps.gate.max())
@@ -41,7 +41,7 @@ def gates(example: Example, theme: Theme = LIGHT) -> Figure:
                 axes.set_ylabel(f"group {maps.group}", color=theme.ink, fontsize=9)
             if column == 2:
                 axes.set_xlabel(f"{low:.2f} to {high:.2f}", color=theme.muted, fontsize=9)
-    axes = drawn.add_subplot(grid[0, 0])
+    axes = drawn.add_subplot(grid[:, 0], anchor="N")
     axes.imshow(np.asarray(example.picture.convert("RGB")), interpolation="nearest")
     axes.set_axis_off()
     axes.set_title("image", color=theme.ink, fontsize=10)
