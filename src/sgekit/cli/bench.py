@@ -1,0 +1,144 @@
+"""Measure contenders side by side: parameters, operations, images/s, peak memory.
+
+Their steps are timed in turn in one process, the order turned round every time; medians
+with first and ninth deciles, and the time relative to the first contender.
+"""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sgekit.cli import options as shared
+from sgekit.cli import output
+from sgekit.comparison.cost import Load, measure
+from sgekit.comparison.memory import peak_memory
+from sgekit.models import build, describe
+from sgekit.training.environment import environment
+from sgekit.training.run import resolve_device
+
+EXAMPLES = """examples:
+  sgekit bench
+  sgekit bench --model resnet50 --attention none,sge,se --batch-size 8 --image-size 224
+  sgekit bench --model resnet50 --device cuda --precision bf16 --channels-last --batch-size 256"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="resnet50", metavar="NAME", help="(resnet50)")
+    parser.add_argument(
+        "--attention",
+        type=shared.comma_list,
+        default=("none", "sge"),
+        metavar="LIST",
+        help="(none,sge)",
+    )
+    shared.add_groups(parser)
+    parser.add_argument("--batch-size", type=int, default=8, metavar="INT", help="(8)")
+    parser.add_argument("--image-size", type=int, default=224, metavar="INT", help="(224)")
+    parser.add_argument("--classes", type=int, default=1000, metavar="INT", help="(1000)")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(fp32)"
+    )
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--rounds", type=int, default=30, metavar="INT", help="at most (30)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="FLOAT",
+        help="for each of training and inference (60)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
+    )
+    output.add_out(parser, "runs/bench")
+
+
+def execute(options: argparse.Namespace) -> int:
+    for name in ("batch_size", "image_size", "classes", "rounds"):
+        shared.positive(getattr(options, name), f"--{name.replace('_', '-')}")
+    load = Load(
+        options.batch_size,
+        options.image_size,
+        options.classes,
+        resolve_device(options.device),
+        options.precision,
+        options.channels_last,
+    )
+    names = list(options.attention)
+
+    def make(attention: str) -> Any:
+        return build(options.model, attention, groups=options.groups, num_classes=options.classes)
+
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        info = describe(
+            options.model, name, groups=options.groups,
+            num_classes=options.classes, image_size=options.image_size,
+        )  # fmt: skip
+        rows.append(
+            {
+                "attention": name,
+                "parameters": info.parameters,
+                "operations": asdict(info.operations),
+            }
+        )
+    console = Console(stderr=True)
+    costs = measure(
+        make,
+        names,
+        names[0],
+        load,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        progress=lambda text: console.print(text, highlight=False),
+    )
+    for row in rows:
+        console.print(f"measuring the peak memory of {row['attention']}", highlight=False)
+        memory = peak_memory(options.model, row["attention"], options.groups, load, {})
+        row["cost"] = costs[row["attention"]] | {"peak_memory_bytes": memory}
+    Console().print(_table(options, rows))
+    output.write_results(
+        options,
+        "bench",
+        {"load": load.__dict__, "environment": environment(load.device), "rows": rows},
+    )
+    return 0
+
+
+def _table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title=f"{options.model}, batch {options.batch_size}, {options.image_size} pixels, {options.precision}",
+        caption=f"time: relative to {rows[0]['attention']} (first to ninth decile); operations of one "
+        "image: multiply-adds of convolutions and linear layers + all others",
+    )
+    for heading in (
+        "attention",
+        "parameters",
+        "operations",
+        "training",
+        "time",
+        "inference",
+        "time",
+        "memory",
+    ):
+        table.add_column(heading, justify="left" if heading == "attention" else "right")
+    for row in rows:
+        count, cost = row["operations"], row["cost"]
+        cells = []
+        for kind in ("train", "inference"):
+            ratio = cost[kind]["ratio"]
+            cells += [
+                f"{cost[kind]['images_per_s']['median']:,.1f} img/s",
+                f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})",
+            ]
+        table.add_row(
+            row["attention"],
+            f"{row['parameters']:,}",
+            f"{count['multiply_adds'] / 1e9:.3f} + {count['other'] / 1e9:.3f} G",
+            *cells,
+            f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        )
+    return table

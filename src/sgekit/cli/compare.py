@@ -1,0 +1,78 @@
+"""Train the same network with and without attention, with the same seeds, and report."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from sgekit.cli import options as shared
+from sgekit.cli import output
+from sgekit.comparison.compare import compare
+from sgekit.comparison.plan import Plan
+from sgekit.comparison.tables import terminal_table
+
+EXAMPLES = """examples:
+  sgekit compare
+      the built-in scenes, a small residual network, none against sge, three seeds
+  sgekit compare --data photos --model resnet18 --attention none,sge,se --seeds 0,1,2
+      your own images, three contenders
+  sgekit compare --data photos --recipe finetune --model resnet50 --pretrained
+      starting from ImageNet weights
+
+Stop it at any time: the same command goes on from there. More seeds or contenders in the
+same --out are added to what is there."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--attention",
+        type=shared.comma_list,
+        default=("none", "sge"),
+        metavar="LIST",
+        help="contenders, the plain network is none (none,sge)",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=shared.comma_numbers,
+        default=(0, 1, 2),
+        metavar="LIST",
+        help="(0,1,2)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"({shared.SCENES_MODEL} on the scenes, {shared.DATA_MODEL} on --data)",
+    )
+    shared.add_groups(parser)
+    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
+    parser.add_argument("--out", metavar="DIR", help="(runs/compare-DATA-MODEL-DIGEST)")
+    shared.add_data(parser)
+    shared.add_recipe(parser)
+    shared.add_machine(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    plan = Plan(
+        model=shared.default_model(options),
+        attention=options.attention,
+        seeds=options.seeds,
+        recipe=shared.recipe_from(options),
+        groups=options.groups,
+        pretrained=options.pretrained,
+        workers=options.workers,
+        device=options.device,
+    )
+    out = output.out_dir(options) if options.out else None
+    results, report = compare(
+        plan,
+        shared.open_from(options),
+        path=options.data,
+        out=out,
+        command=output.command_line(options),
+        console=Console(stderr=True),
+    )
+    console = Console()
+    console.print(terminal_table(results))
+    console.print(results["conclusion"], highlight=False)
+    print(f"report: {Path(report)}")
+    return 0

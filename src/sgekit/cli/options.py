@@ -1,0 +1,154 @@
+"""Options that several commands share, and what they become."""
+
+import argparse
+from dataclasses import fields
+from typing import Any, Literal
+
+from sgekit.data import ImageData, open_data
+from sgekit.errors import InputError
+from sgekit.training.recipes import RECIPES, Recipe, get_recipe
+
+SCENES_MODEL = "resnet10_small"
+DATA_MODEL = "resnet18"
+
+# Recipe fields with an option of their own; --set reaches all of them.
+_DIRECT = {
+    "epochs": int,
+    "batch_size": int,
+    "image_size": int,
+    "lr": float,
+    "precision": str,
+    "accumulate": int,
+    "clip_grad_norm": float,
+    "ema_decay": float,
+    "bn": str,
+}
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data, --eval-split, --skip-bad."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        metavar="PATH",
+        help="image folder (train/ and val/ or test/, or class folders), folder of Hugging Face "
+        "parquet files or of WebDataset shards; without it: the built-in scenes",
+    )
+    group.add_argument(
+        "--eval-split", metavar="NAME", help="split to evaluate on, e.g. val or test"
+    )
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="count and leave out images that cannot be read",
+    )
+
+
+def open_from(options: argparse.Namespace) -> ImageData:
+    """The data that the options name."""
+    data = open_data(options.data, skip_bad=options.skip_bad, eval_split=options.eval_split)
+    if data.skipped:
+        shown = ", ".join(data.skipped[:3]) + (", …" if len(data.skipped) > 3 else "")
+        print(f"left out {len(data.skipped)} images that cannot be read: {shown}")
+    return data
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    """--recipe and what changes it."""
+    group = parser.add_argument_group("recipe")
+    group.add_argument(
+        "--recipe",
+        default="quick",
+        metavar="NAME",
+        help=f"one of {', '.join(RECIPES)} (quick)",
+    )
+    for name, kind in _DIRECT.items():
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper())
+    group.add_argument("--channels-last", action="store_const", const=True)
+    group.add_argument("--compile", action="store_const", const=True, help="torch.compile")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"any recipe field: {', '.join(f.name for f in fields(Recipe)[1:])}",
+    )
+
+
+def recipe_from(options: argparse.Namespace) -> Recipe:
+    """The recipe that the options name, with their changes."""
+    changes: dict[str, Any] = {}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set takes FIELD=VALUE, got {text!r}")
+        changes[name.replace("-", "_")] = value
+    for name in (*_DIRECT, "channels_last", "compile"):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    return get_recipe(options.recipe, changes)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """--device and --workers."""
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
+    )
+    group.add_argument("--workers", type=int, metavar="INT", help="loader processes")
+
+
+def add_groups(parser: argparse.ArgumentParser) -> None:
+    """--groups."""
+    parser.add_argument(
+        "--groups",
+        type=parse_groups,
+        metavar="INT|auto",
+        help="groups of SGE: a number, or auto for the divisor of each layer's channels nearest "
+        "to 64 (64; 8 for resnet10_small)",
+    )
+
+
+def parse_groups(text: str) -> int | Literal["auto"]:
+    """A positive number or "auto"."""
+    if text == "auto":
+        return "auto"
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a positive number nor auto")
+    return value
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def comma_numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers between commas."""
+    try:
+        numbers = tuple(int(part) for part in comma_list(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of whole numbers like 0,1,2"
+        ) from None
+    if any(number < 0 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r}: seeds are 0 or larger")
+    return numbers
+
+
+def default_model(options: argparse.Namespace) -> str:
+    """--model, or the one that suits the data."""
+    if options.model:
+        return str(options.model)
+    return DATA_MODEL if options.data else SCENES_MODEL
+
+
+def positive(value: int, name: str) -> int:
+    """The value. Raises InputError below 1."""
+    if value < 1:
+        raise InputError(f"{name} must be at least 1, got {value}")
+    return value

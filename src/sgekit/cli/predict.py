@@ -1,0 +1,89 @@
+"""Label images with a trained network: pictures with their labels drawn on, and JSON."""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from rich.progress import track
+
+from sgekit.cli import options as shared
+from sgekit.cli import output
+from sgekit.data.decode import decode
+from sgekit.training.checkpoint import load_network
+from sgekit.training.evaluate import find_images, predict
+from sgekit.training.run import resolve_device
+
+EXAMPLES = """examples:
+  sgekit predict cat.jpg --checkpoint runs/photos/best.ckpt
+  sgekit predict holiday/ --checkpoint runs/photos/best.ckpt --top 3 --out labelled"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files or folders")
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a run's .ckpt file")
+    parser.add_argument("--top", type=int, default=5, metavar="INT", help="classes to tell (5)")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="INT", help="(32)")
+    parser.add_argument("--no-pictures", action="store_true", help="write results.json only")
+    output.add_out(parser, "runs/predict")
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
+    )
+
+
+def draw(file: Path, labels: list[tuple[str, float]]) -> Image.Image:
+    """The picture with its likeliest classes on a band below it."""
+    picture = decode(file, str(file))
+    if picture.width < 240:
+        factor = -(-240 // picture.width)
+        picture = picture.resize(
+            (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+        )
+    size = max(14, picture.width // 30)
+    font = ImageFont.load_default(size)
+    line = round(1.4 * size)
+    canvas = Image.new(
+        "RGB", (picture.width, picture.height + line * len(labels) + size // 2), "white"
+    )
+    canvas.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(canvas)
+    for row, (name, share) in enumerate(labels):
+        top = picture.height + size // 4 + row * line
+        pen.rectangle((0, top, round(picture.width * share), top + line - 2), fill="#cfe3f5")
+        pen.text((size // 2, top), f"{100 * share:.1f} %  {name}", fill="black", font=font)
+    return canvas
+
+
+def execute(options: argparse.Namespace) -> int:
+    network, who = load_network(options.checkpoint)
+    files = find_images(options.images)
+    out = output.out_dir(options)
+    found = predict(
+        network,
+        who,
+        files,
+        resolve_device(options.device),
+        top=shared.positive(options.top, "--top"),
+        batch_size=shared.positive(options.batch_size, "--batch-size"),
+    )
+    entries = []
+    for number, (file, labels) in enumerate(
+        track(found, total=len(files), description="predicting")
+    ):
+        print(f"{file}: " + ", ".join(f"{name} {100 * share:.1f} %" for name, share in labels[:3]))
+        entry = {
+            "file": str(file),
+            "labels": [{"class": n, "probability": p} for n, p in labels],
+        }
+        if not options.no_pictures:
+            # Numbered, because files of different folders may share a name.
+            target = out / f"{number:05}-{file.stem}.png"
+            draw(file, labels).save(target)
+            entry["picture"] = target.name
+        entries.append(entry)
+    content = {
+        "checkpoint": options.checkpoint,
+        "network": who.plain(),
+        "images": entries,
+    }
+    output.write_results(options, "predict", content)
+    return 0

@@ -1,0 +1,47 @@
+"""Write the built-in scenes as an image folder with COCO annotations and part masks."""
+
+import argparse
+from dataclasses import replace
+
+from sgekit.cli import output
+from sgekit.data import SceneConfig, write_scenes
+
+EXAMPLES = """examples:
+  sgekit scenes --out scenes
+  sgekit scenes --out large --image-size 128 --train 500 --val 200 --seed 7"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = SceneConfig()
+    output.add_out(parser, "scenes")
+    for name, text in (
+        ("image_size", "pixels a side"),
+        ("train", "training scenes"),
+        ("val", "validation scenes"),
+        ("seed", "everything is drawn from it"),
+        ("distractors", "look-alikes a scene"),
+    ):
+        value = getattr(default, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=int,
+            default=value,
+            metavar="INT",
+            help=f"{text} ({value})",
+        )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=default.noise,
+        metavar="FLOAT",
+        help=f"strength of the background's noise ({default.noise})",
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    names = ("image_size", "train", "val", "seed", "distractors", "noise")
+    config = replace(SceneConfig(), **{name: getattr(options, name) for name in names})
+    out = output.out_dir(options)
+    write_scenes(config, out)
+    print(f"{config.train} training and {config.val} validation scenes: {out}")
+    return 0

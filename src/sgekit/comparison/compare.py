@@ -1,0 +1,155 @@
+"""The comparison itself: cost, runs, results after every run, report."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+import sgekit
+from sgekit.comparison.cost import Load, measure
+from sgekit.comparison.examples import gate_examples
+from sgekit.comparison.memory import peak_memory
+from sgekit.comparison.plan import Plan, claim, default_out, finished, fixed_part
+from sgekit.comparison.report import write_report
+from sgekit.comparison.results import (
+    SCHEMA,
+    Contender,
+    Cost,
+    Results,
+    write_json,
+)
+from sgekit.comparison.summary import summarise
+from sgekit.data import ImageData
+from sgekit.files import write_atomic
+from sgekit.models import build, describe
+from sgekit.training.environment import environment
+from sgekit.training.results import describe_data
+from sgekit.training.run import build_extras, resolve_device, run
+
+
+def compare(
+    plan: Plan,
+    data: ImageData,
+    *,
+    path: str | None = None,
+    out: Path | None = None,
+    command: str = "",
+    console: Console | None = None,
+) -> tuple[Results, Path]:
+    """Train every contender with every seed; returns the results and the report's path.
+
+    Goes on where an earlier call with the same settings stopped: finished runs are read,
+    an unfinished one resumes after its last epoch. Leaves in ``out`` results.json, report.html
+    and the figures, and brings them up to date after every run. Raises InputError on bad
+    settings, NonFiniteLossError where a training diverges.
+    """
+    console = console or Console(stderr=True)
+    device = resolve_device(plan.device)
+    fixed = fixed_part(plan, data, path)
+    out = out or default_out(fixed)
+    contenders = [_contender(plan, attention, len(data.classes)) for attention in plan.attention]
+    claim(out, fixed)
+    console.print(f"comparing {', '.join(plan.attention)} in {plan.model} on {data.name}: {out}")
+    began = time.perf_counter()
+    for contender, cost in zip(contenders, _costs(plan, data, out, device, console), strict=True):
+        contender["cost"] = cost
+    results: Results = {
+        "schema": SCHEMA,
+        "sgekit": sgekit.__version__,
+        "command": command,
+        "complete": False,
+        "settings": {
+            "model": plan.model,
+            "attention": list(plan.attention),
+            "seeds": list(plan.seeds),
+            "groups": plan.groups,
+            "image_size": plan.recipe.image_size,
+            "recipe": plan.recipe.flat(),
+            "data": {"path": path, **describe_data(data)},  # type: ignore[typeddict-item]
+        },
+        "environment": environment(device),
+        "baseline": plan.baseline,
+        "contenders": contenders,
+        "seconds": 0.0,
+    }
+    by_name = {contender["attention"]: contender for contender in contenders}
+    runs = plan.runs(out)
+    for number, settings in enumerate(runs, start=1):
+        entry = finished(settings)
+        if entry is None:
+            label = f"[{number}/{len(runs)}] {settings.label}"
+            result = run(settings.labelled(label), data, console)
+            entry = result.plain()  # type: ignore[assignment]
+            write_atomic(settings.out / "run.json", json.dumps(entry, indent=2).encode())
+            console.print(
+                f"{label}: top-1 {100 * result.top1:.1f} % after {result.epochs} epochs, "
+                f"{result.seconds:.0f} s",
+                highlight=False,
+            )
+        by_name[settings.attention]["runs"].append(entry)  # type: ignore[arg-type]
+        results["seconds"] = time.perf_counter() - began
+        results["complete"] = number == len(runs)
+        results = summarise(results)
+        by_name = {contender["attention"]: contender for contender in results["contenders"]}
+        write_json(results, out / "results.json")
+    console.print("drawing the report")
+    report = write_report(results, gate_examples(plan, data, out, device), out)
+    return results, report
+
+
+def _contender(plan: Plan, attention: str, classes: int) -> Contender:
+    info = describe(
+        plan.model,
+        attention,
+        groups=plan.groups,
+        num_classes=classes,
+        image_size=plan.recipe.image_size,
+    )
+    return {
+        "attention": attention,
+        "parameters": info.parameters,
+        "operations": {
+            "multiply_adds": info.operations.multiply_adds,
+            "other": info.operations.other,
+            "attention": info.operations.attention,
+        },
+        "runs": [],
+    }
+
+
+def _build(plan: Plan, attention: str, classes: int) -> nn.Module:
+    return build(
+        plan.model,
+        attention,
+        groups=plan.groups,
+        num_classes=classes,
+        **build_extras(plan.recipe),
+    )
+
+
+def _costs(plan: Plan, data: ImageData, out: Path, device: str, console: Console) -> list[Cost]:
+    """Measured once; read again when the comparison goes on with the same contenders."""
+    file = out / "cost.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    if list(known) != list(plan.attention):
+        classes = len(data.classes)
+        load = Load.of(plan.recipe, classes, device)
+        known = dict(
+            measure(
+                lambda attention: _build(plan, attention, classes),
+                list(plan.attention),
+                plan.baseline,
+                load,
+                progress=lambda text: console.print(text, highlight=False),
+            )
+        )
+        for attention in plan.attention:
+            console.print(f"measuring the peak memory of {attention}", highlight=False)
+            known[attention]["peak_memory_bytes"] = peak_memory(
+                plan.model, attention, plan.groups, load, build_extras(plan.recipe)
+            )
+        write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
+    return [known[attention] for attention in plan.attention]

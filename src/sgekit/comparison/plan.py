@@ -1,0 +1,139 @@
+"""What is to be compared, and the folder that remembers how far it has come."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sgekit.comparison.results import Run
+from sgekit.data import ImageData
+from sgekit.errors import InputError
+from sgekit.files import write_atomic
+from sgekit.training.recipes import Recipe
+from sgekit.training.run import RunSettings
+
+FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Contenders × seeds, all with one recipe on one data set; the first contender is the baseline
+    unless "none" is among them."""
+
+    model: str
+    attention: tuple[str, ...]
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    groups: int | Literal["auto"] | None = None
+    pretrained: bool = False
+    workers: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for what, values in (("--attention", self.attention), ("--seeds", self.seeds)):
+            if not values:
+                raise InputError(f"{what} is empty: name at least one")
+            if len(set(values)) != len(values):
+                raise InputError(f"{what} names something twice: {', '.join(map(str, values))}")
+
+    @property
+    def baseline(self) -> str:
+        return "none" if "none" in self.attention else self.attention[0]
+
+    def runs(self, out: Path) -> list[RunSettings]:
+        """Every run, seed by seed, so that an interrupted comparison holds whole pairs."""
+        return [
+            RunSettings(
+                model=self.model,
+                attention=attention,
+                recipe=self.recipe,
+                out=out / "runs" / f"{attention}-seed{seed}",
+                seed=seed,
+                groups=self.groups,
+                pretrained=self.pretrained,
+                workers=self.workers,
+                device=self.device,
+                resume=True,
+                tensorboard=False,
+                label=f"{attention} · seed {seed}",
+            )
+            for seed in self.seeds
+            for attention in self.attention
+        ]
+
+
+def fixed_part(plan: Plan, data: ImageData, path: str | None) -> dict[str, Any]:
+    """What may not change when a comparison goes on; seeds and contenders may be added."""
+    return {
+        "model": plan.model,
+        "groups": plan.groups,
+        "pretrained": plan.pretrained,
+        "recipe": plan.recipe.flat(),
+        "data": {
+            "name": data.name,
+            "path": path,
+            "classes": list(data.classes),
+            "train": len(data.train),
+            "val": len(data.val),
+            "val_name": data.val_name,
+        },
+    }
+
+
+def default_out(fixed: dict[str, Any]) -> Path:
+    """A folder of the comparison's own: the same settings always lead to the same folder."""
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+    name = "".join(c if c.isalnum() or c in "-_" else "_" for c in fixed["data"]["name"])
+    return Path("runs") / f"compare-{name}-{fixed['model']}-{digest}"
+
+
+def claim(out: Path, fixed: dict[str, Any]) -> None:
+    """Mark the folder as this comparison's.
+
+    Raises InputError if it holds another one, saying where the settings differ.
+    """
+    file = out / FILE
+    if not file.exists():
+        write_atomic(file, (json.dumps(fixed, indent=2) + "\n").encode())
+        return
+    try:
+        there = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); choose another --out") from error
+    differing = _differences(there, fixed)
+    if differing:
+        raise InputError(
+            f"{out} holds a comparison with other settings ({'; '.join(differing[:4])}); "
+            "choose another --out"
+        )
+
+
+def _differences(there: Any, here: Any, name: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        return [
+            text
+            for key in sorted(there.keys() | here.keys())
+            for text in _differences(
+                there.get(key), here.get(key), f"{name}.{key}" if name else str(key)
+            )
+        ]
+    if there == here:
+        return []
+    if isinstance(there, list) or isinstance(here, list):
+        return [f"{name} differs"]
+    return [f"{name} was {there}, now {here}"]
+
+
+def finished(settings: RunSettings) -> Run | None:
+    """The result of a run that has already ended, or None."""
+    file = settings.out / "run.json"
+    if not file.exists():
+        return None
+    try:
+        run: Run = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}); delete {settings.out} to run it again"
+        ) from error
+    return run

@@ -1,0 +1,158 @@
+"""Checkpoints of training runs: written atomically, read without running their code."""
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from torch import nn
+
+from sgekit.errors import InputError
+from sgekit.models import build
+
+KEY = "sgekit"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is of: enough to build the network again and to feed it."""
+
+    model: str
+    attention: str
+    groups: int | str | None
+    classes: tuple[str, ...]
+    image_size: int
+    eval_crop: float
+    interpolation: str
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"classes": list(self.classes)}
+
+    def differences(self, other: "Identity") -> str:
+        """In words, where another network departs from this one; empty if nowhere."""
+        found = []
+        for name in ("model", "attention", "groups"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                found.append(f"{name} {mine} instead of {theirs}")
+        if self.classes != other.classes:
+            found.append(
+                f"{len(self.classes)} classes ({_few(self.classes)}) instead of "
+                f"{len(other.classes)} ({_few(other.classes)})"
+            )
+        return ", ".join(found)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a full disk spares the old file."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        except (OSError, RuntimeError) as error:
+            kept = f"; the checkpoint already there, {target}, is kept" if target.exists() else ""
+            raise InputError(
+                f"cannot write the checkpoint {target}: {_reason(error)}{kept}"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Callable[..., Any] | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        return read_checkpoint(path, map_location or "cpu")
+
+
+def _reason(error: BaseException) -> str:
+    # torch's zip writer hides the operating system's error behind its own.
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]
+
+
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The dictionary in a checkpoint file: tensors and plain values, nothing that runs.
+
+    Raises InputError where the file is missing, is no checkpoint, is damaged, or is a
+    pickle that wants to run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file {path}")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        text = str(error)
+        if "Unsupported" in text or "Weights only load failed" in text:
+            raise InputError(
+                f"{path} is refused: it is damaged, or a pickle with more in it than tensors "
+                "and plain values, which could run code when opened"
+            ) from error
+        raise InputError(f"{path} is no checkpoint: {text.splitlines()[0]}") from error
+    except (RuntimeError, EOFError, BadZipFile, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged or no checkpoint: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity:
+    """What the checkpoint is of. Raises InputError if sgekit did not write it."""
+    plain = checkpoint.get(KEY)
+    if not isinstance(plain, dict):
+        raise InputError(f"{path} was not written by sgekit: it does not say which network it is")
+    return Identity(**(plain | {"classes": tuple(plain["classes"])}))
+
+
+def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
+    """The trained network in a run's checkpoint, in eval mode, and what it is.
+
+    Where the run kept an exponential moving average of the weights, that is what is loaded.
+    """
+    checkpoint = read_checkpoint(path)
+    identity = identity_of(checkpoint, path)
+    network = build(
+        identity.model,
+        identity.attention,
+        groups=identity.groups,  # type: ignore[arg-type]
+        num_classes=len(identity.classes),
+    )
+    state = {
+        name.removeprefix("model."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("model.")
+    }
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} does not fit {identity.model} with {identity.attention}: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    return network.eval(), identity

@@ -1,0 +1,210 @@
+"""Batches that depend on the seed alone: not on workers, processes or interruptions.
+
+Every sample is drawn with a random state derived from (seed, epoch, index), and the order
+of an epoch from (seed, epoch). Two runs with the same seed therefore see the same batches,
+whatever network they train, a resumed run sees what an uninterrupted one sees, and N
+processes together see what one process sees.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import transforms
+
+from sgekit.data import Split
+from sgekit.errors import InputError
+from sgekit.training.recipes import Recipe
+
+Key = tuple[int, int]
+Transform = Callable[[Image.Image], Tensor]
+
+
+def derived_seed(*parts: int) -> int:
+    """A 63-bit seed from several numbers, well mixed, the same on every machine."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_everything(seed: int) -> None:
+    """Set Python's, NumPy's and PyTorch's global random state."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def _random_state(seed: int) -> Iterator[None]:
+    """Run a block with global random states derived from ``seed``, then put them back."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+
+
+def train_transform(recipe: Recipe) -> Transform:
+    """Augmentation of one training image: PIL image to (3, S, S), normalised."""
+    size = recipe.image_size
+    transform: Transform
+    if recipe.crop == "resized":
+        transform = create_transform(
+            size,
+            is_training=True,
+            scale=recipe.crop_scale,
+            hflip=recipe.hflip,
+            color_jitter=recipe.color_jitter or None,
+            auto_augment=recipe.auto_augment,
+            re_prob=recipe.random_erasing,
+            interpolation=recipe.interpolation,
+        )
+        return transform
+    mode = transforms.InterpolationMode(recipe.interpolation)
+    steps: list[Any] = [
+        transforms.Resize(size, interpolation=mode),
+        transforms.CenterCrop(size),
+    ]
+    if recipe.crop == "shift":
+        steps.append(transforms.RandomCrop(size, padding=max(1, size // 8), padding_mode="reflect"))
+    if recipe.hflip:
+        steps.append(transforms.RandomHorizontalFlip(recipe.hflip))
+    if recipe.color_jitter:
+        steps.append(transforms.ColorJitter(*[recipe.color_jitter] * 3))
+    steps += [
+        transforms.ToTensor(),
+        transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    ]
+    if recipe.random_erasing:
+        steps.append(transforms.RandomErasing(recipe.random_erasing))
+    transform = transforms.Compose(steps)
+    return transform
+
+
+def eval_transform(image_size: int, eval_crop: float, interpolation: str) -> Transform:
+    """Resize the shorter side to image_size / eval_crop, crop the centre, normalise."""
+    transform: Transform = create_transform(
+        image_size, is_training=False, crop_pct=eval_crop, interpolation=interpolation
+    )
+    return transform
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """The picture behind a normalised (3, S, S) tensor: what the network saw."""
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    picture: Image.Image = transforms.functional.to_pil_image(
+        (image.cpu() * std + mean).clamp(0, 1)
+    )
+    return picture
+
+
+class Samples(Dataset[tuple[Tensor, int]]):
+    """A split's images as tensors; a key is (epoch, index)."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, index = key
+        image, label = self.split[index]
+        with _random_state(derived_seed(self.seed, epoch, index)):
+            return self.transform(image), label
+
+
+class TrainBatches(Sampler[list[Key]]):
+    """One process's share of every global batch; an incomplete last batch is dropped.
+
+    The global batch b of an epoch is the same for any number of processes: process r takes
+    its r-th slice.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        accumulate: int,
+    ) -> None:
+        if batch_size % (world * accumulate):
+            raise InputError(
+                f"batch_size {batch_size} does not divide into {world} processes "
+                f"× {accumulate} accumulation steps"
+            )
+        if length < batch_size:
+            raise InputError(
+                f"the training split has {length} images, fewer than batch_size {batch_size}; "
+                "use a smaller --batch-size"
+            )
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "TrainBatches":
+        """Itself: Lightning looks here for what wants to be told the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        micro = self.batch_size // self.accumulate
+        share = micro // self.world
+        for number in range(len(self)):
+            start = number * micro + self.rank * share
+            yield [(self.epoch, int(i)) for i in order[start : start + share]]
+
+
+class EvalBatches(Sampler[list[Key]]):
+    """Every image once over all processes, none twice."""
+
+    def __init__(self, length: int, batch_size: int, rank: int, world: int) -> None:
+        self.indices = range(rank, length, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield [(0, i) for i in self.indices[start : start + self.batch_size]]
+
+
+def _quiet_worker(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def loader(
+    samples: Samples, batches: Sampler[list[Key]], workers: int, pin_memory: bool
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """A DataLoader over prepared batches of keys."""
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        worker_init_fn=_quiet_worker,
+    )

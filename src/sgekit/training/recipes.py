@@ -1,0 +1,233 @@
+"""Training recipes: everything that decides how a network learns, as one typed record."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from sgekit.errors import InputError
+
+BatchNormMode = Literal["local", "sync", "frozen"]
+Schedule = Literal["cosine", "multistep", "constant"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Crop = Literal["resized", "shift", "none"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network learns. Images a step, epochs and pixels are the units.
+
+    ``batch_size`` counts the images of one optimiser step over all processes and
+    accumulation steps, so that a recipe means the same on any number of devices.
+    ``lr`` is the rate at ``lr_batch`` images a step and scales linearly with
+    ``batch_size``; ``lr_batch=0`` takes it as it is.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    image_size: int
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    lr_batch: int = 256
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_norm_and_bias: bool = True
+    schedule: Schedule = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay_rate: float = 0.1
+    warmup_epochs: int = 0
+    min_lr: float = 0.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    crop: Crop = "resized"
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    hflip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str | None = None
+    random_erasing: float = 0.0
+    interpolation: str = "bilinear"
+    eval_crop: float = 0.875
+    drop_path: float = 0.0
+    zero_init_last: bool = True
+    clip_grad_norm: float = 0.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    bn: BatchNormMode = "local"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "image_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in (
+            "lr",
+            "weight_decay",
+            "clip_grad_norm",
+            "mixup",
+            "cutmix",
+            "warmup_epochs",
+        ):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in (
+            "label_smoothing",
+            "ema_decay",
+            "drop_path",
+            "random_erasing",
+            "hflip",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if not 0 < self.eval_crop <= 1:
+            raise InputError(f"eval_crop must lie in (0, 1], got {self.eval_crop}")
+        for name, choice in (
+            ("schedule", Schedule),
+            ("precision", Precision),
+            ("crop", Crop),
+            ("bn", BatchNormMode),
+        ):
+            if getattr(self, name) not in get_args(choice):
+                allowed = ", ".join(get_args(choice))
+                raise InputError(f"{name} {getattr(self, name)!r} is none of {allowed}")
+        if self.batch_size % self.accumulate:
+            raise InputError(
+                f"batch_size {self.batch_size} does not divide into {self.accumulate} "
+                "accumulation steps"
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at this recipe's batch size."""
+        return self.lr * self.batch_size / self.lr_batch if self.lr_batch else self.lr
+
+    def with_overrides(self, changes: Mapping[str, Any]) -> "Recipe":
+        """This recipe with some fields changed; milestones move along with the epochs.
+
+        Values may be strings, as a command line gives them. Raises InputError for an
+        unknown field (naming near ones) or a value of the wrong kind.
+        """
+        names = [field.name for field in fields(self)]
+        parsed: dict[str, Any] = {}
+        for name, value in changes.items():
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+                hint = f"; near: {', '.join(near)}" if near else f"; there are: {', '.join(names)}"
+                raise InputError(f"a recipe has no field {name!r}{hint}")
+            parsed[name] = _parse(name, value, getattr(self, name))
+        if "epochs" in parsed and "milestones" not in parsed and parsed["epochs"] > 0:
+            stretch = parsed["epochs"] / self.epochs
+            parsed["milestones"] = tuple(max(1, round(m * stretch)) for m in self.milestones)
+        return replace(self, **parsed)
+
+    def flat(self) -> dict[str, Any]:
+        """All fields as plain values, for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _parse(name: str, value: Any, current: Any) -> Any:
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, list) else value
+    if get_type_hints(Recipe)[name] == (str | None) and value.lower() == "none":
+        return None
+    try:
+        if isinstance(current, bool):
+            return {
+                "true": True,
+                "1": True,
+                "yes": True,
+                "false": False,
+                "0": False,
+                "no": False,
+            }[value.lower()]
+        if isinstance(current, tuple):
+            kind = int if name == "milestones" else float
+            return tuple(kind(part) for part in value.split(",") if part)
+        return value if current is None else type(current)(value)
+    except (ValueError, KeyError):
+        kind_name = "true or false" if isinstance(current, bool) else type(current).__name__
+        raise InputError(f"recipe field {name} takes {kind_name}, got {value!r}") from None
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        # For small images and few cores; chosen on the built-in scenes with the plain network.
+        Recipe(
+            name="quick",
+            epochs=16,
+            batch_size=64,
+            image_size=64,
+            lr=0.05,
+            lr_batch=64,
+            weight_decay=5e-4,
+            warmup_epochs=1,
+            crop_scale=(0.5, 1.0),
+            eval_crop=1.0,
+        ),
+        # A trained network on one's own images: small rate, short, gentle augmentation.
+        Recipe(
+            name="finetune",
+            epochs=20,
+            batch_size=64,
+            image_size=224,
+            lr=0.01,
+            lr_batch=64,
+            weight_decay=1e-4,
+            warmup_epochs=1,
+            label_smoothing=0.1,
+            crop_scale=(0.25, 1.0),
+            interpolation="bicubic",
+            clip_grad_norm=5.0,
+        ),
+        # arXiv 1905.09646, section 4, as the released code runs it. In timm's names "momentum"
+        # is plain SGD with momentum; its "sgd" adds Nesterov's step, which the paper does not use.
+        Recipe(
+            name="imagenet-resnet",
+            optimizer="momentum",
+            epochs=100,
+            batch_size=256,
+            image_size=224,
+            lr=0.1,
+            lr_batch=256,
+            weight_decay=1e-4,
+            schedule="multistep",
+            milestones=(30, 60, 90),
+            crop_scale=(0.08, 1.0),
+            zero_init_last=False,
+        ),
+        # The 300-epoch procedure A2 of "ResNet strikes back" (arXiv 2110.00476) in timm's parts,
+        # with cross-entropy on mixed labels instead of binary cross-entropy.
+        Recipe(
+            name="imagenet-modern",
+            epochs=300,
+            batch_size=2048,
+            image_size=224,
+            optimizer="lamb",
+            lr=5e-3,
+            lr_batch=2048,
+            weight_decay=0.02,
+            decay_norm_and_bias=False,
+            warmup_epochs=5,
+            min_lr=1e-6,
+            mixup=0.1,
+            cutmix=1.0,
+            auto_augment="rand-m7-mstd0.5-inc1",
+            interpolation="bicubic",
+            eval_crop=0.95,
+            drop_path=0.05,
+            precision="bf16",
+            channels_last=True,
+        ),
+    )
+}
+
+
+def get_recipe(name: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe of that name, with fields changed. Raises InputError naming the recipes."""
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name].with_overrides(changes or {})

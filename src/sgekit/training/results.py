@@ -1,0 +1,35 @@
+"""A training run as plain values, for its results.json."""
+
+from typing import Any
+
+from sgekit.data import ImageData
+from sgekit.training.environment import environment
+from sgekit.training.run import RunResult, RunSettings, resolve_device
+
+
+def describe(settings: RunSettings, data: ImageData, result: RunResult) -> dict[str, Any]:
+    """What was trained, on what, with what outcome."""
+    return {
+        "model": settings.model,
+        "attention": settings.attention,
+        "groups": settings.groups,
+        "seed": settings.seed,
+        "pretrained": settings.pretrained,
+        "recipe": settings.recipe.flat(),
+        "data": describe_data(data),
+        "environment": environment(resolve_device(settings.device)),
+        "result": result.plain(),
+    }
+
+
+def describe_data(data: ImageData) -> dict[str, Any]:
+    """The data set in numbers."""
+    return {
+        "name": data.name,
+        "kind": data.kind,
+        "classes": len(data.classes),
+        "train": len(data.train),
+        "val": len(data.val),
+        "val_name": data.val_name,
+        "skipped": len(data.skipped),
+    }

@@ -1,0 +1,315 @@
+"""From settings to a finished run: one function."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from torch import nn
+
+from sgekit.data import ImageData
+from sgekit.errors import InputError
+from sgekit.models import build
+from sgekit.training.callbacks import Bar, Curve, Sign
+from sgekit.training.checkpoint import (
+    AtomicCheckpointIO,
+    Identity,
+    identity_of,
+    read_checkpoint,
+)
+from sgekit.training.loaders import (
+    EvalBatches,
+    Samples,
+    TrainBatches,
+    eval_transform,
+    loader,
+    seed_everything,
+    train_transform,
+)
+from sgekit.training.recipes import Recipe
+from sgekit.training.task import ClassificationTask
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "fp32": "32-true",
+    "bf16": "bf16-mixed",
+    "fp16": "16-mixed",
+}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to train, from which start, and where the run lives on disk."""
+
+    model: str
+    attention: str
+    recipe: Recipe
+    out: Path
+    seed: int = 0
+    groups: int | Literal["auto"] | None = None
+    pretrained: bool = False
+    workers: int | None = None
+    device: str = "auto"
+    resume: bool = False
+    tensorboard: bool = True
+    label: str = "train"
+
+    def labelled(self, label: str) -> "RunSettings":
+        """The same run under another name in the progress bar."""
+        return replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended; accuracies are fractions on the evaluation split."""
+
+    seed: int
+    top1: float
+    top5: float
+    loss: float
+    best_top1: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    train_images_per_s: float
+    curve: list[dict[str, float]]
+
+    def plain(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def build_extras(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe asks of the network's constructor."""
+    extra: dict[str, Any] = {}
+    if recipe.drop_path:
+        extra["drop_path_rate"] = recipe.drop_path
+    if not recipe.zero_init_last:
+        extra["zero_init_last"] = False
+    return extra
+
+
+def build_network(settings: RunSettings, num_classes: int) -> nn.Module:
+    """The network at its start; what networks with one seed share starts at the same values."""
+    seed_everything(settings.seed)
+    return build(
+        settings.model,
+        settings.attention,
+        groups=settings.groups,
+        num_classes=num_classes,
+        pretrained=settings.pretrained,
+        **build_extras(settings.recipe),
+    )
+
+
+def default_workers(device: str) -> int:
+    """Loader processes: none where they would take the cores that train."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if resolve_device(device) == "cpu":
+        return 0 if cores < 4 else 2
+    return max(1, min(8, cores // processes - 1))
+
+
+def resolve_device(device: str) -> str:
+    """Lightning's accelerator name. Raises InputError for one that is not here."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device {device!r} is none of auto, cpu, cuda, mps")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda was asked for, but torch finds no CUDA GPU here")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device mps was asked for, but torch finds none here")
+    return device
+
+
+def identity(settings: RunSettings, classes: tuple[str, ...]) -> Identity:
+    recipe = settings.recipe
+    return Identity(
+        model=settings.model,
+        attention=settings.attention,
+        groups=settings.groups,
+        classes=classes,
+        image_size=recipe.image_size,
+        eval_crop=recipe.eval_crop,
+        interpolation=recipe.interpolation,
+    )
+
+
+def run(settings: RunSettings, data: ImageData, console: Console | None = None) -> RunResult:
+    """Train one network and evaluate it after every epoch.
+
+    Leaves in ``settings.out``: last.ckpt, best.ckpt (by accuracy; the later of equals),
+    logs/ (CSV and TensorBoard) and run.json. With ``resume`` it goes on from last.ckpt,
+    to the same weights that an uninterrupted run reaches. Raises InputError on bad
+    settings or files, NonFiniteLossError when the loss stops being a number.
+    """
+    recipe = settings.recipe
+    console = console or Console(stderr=True)
+    accelerator = resolve_device(settings.device)
+    check_hardware(recipe, accelerator)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    last = settings.out / "last.ckpt"
+    who = identity(settings, data.classes)
+    if last.exists():
+        if not settings.resume:
+            raise InputError(
+                f"{settings.out} already holds a run; add --resume to go on with it, "
+                "or choose another --out"
+            )
+        saved = read_checkpoint(last)
+        if words := who.differences(identity_of(saved, last)):
+            raise InputError(f"{last} is of another network: this run has {words}")
+        del saved
+    network = build_network(settings, len(data.classes))
+    task = ClassificationTask(network, recipe, len(data.classes), settings.seed)
+    curve = Curve()
+    callbacks: list[Callback] = [curve, Sign(who)]
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        callbacks.append(Bar(console, settings.label, curve))
+    if recipe.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    callbacks.append(
+        ModelCheckpoint(
+            dirpath=settings.out,
+            filename="best",
+            monitor="val_top1",
+            mode="max",
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+    )
+    workers = default_workers(settings.device) if settings.workers is None else settings.workers
+    pin = accelerator == "cuda"
+    train = loader(
+        Samples(data.train, train_transform(recipe), settings.seed),
+        TrainBatches(
+            len(data.train),
+            recipe.batch_size,
+            settings.seed,
+            rank,
+            world,
+            recipe.accumulate,
+        ),
+        workers,
+        pin,
+    )
+    val = evaluation_loader(data, who, recipe.batch_size, workers, pin)
+    with quiet():
+        loggers: list[Any] = [CSVLogger(settings.out, name="logs")]
+        if settings.tensorboard:
+            version = loggers[0].version
+            loggers.append(
+                TensorBoardLogger(settings.out, name="logs", version=f"version_{version}")
+            )
+        trainer = make_trainer(
+            accelerator,
+            precision=PRECISIONS[recipe.precision],
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip_grad_norm or None,
+            sync_batchnorm=recipe.bn == "sync" and world > 1,
+            callbacks=callbacks,
+            logger=loggers,
+            log_every_n_steps=20,
+            num_sanity_val_steps=0,
+        )
+        try:
+            trainer.fit(task, train, val, ckpt_path=str(last) if last.exists() else None)
+        except SystemExit as error:
+            # Lightning turns Ctrl-C into an exit of the whole program; callers want to know.
+            if trainer.interrupted:
+                raise KeyboardInterrupt from error
+            raise
+    rows = curve.rows
+    best = max(range(len(rows)), key=lambda i: rows[i]["val_top1"])
+    result = RunResult(
+        seed=settings.seed,
+        top1=rows[-1]["val_top1"],
+        top5=rows[-1]["val_top5"],
+        loss=rows[-1]["val_loss"],
+        best_top1=rows[best]["val_top1"],
+        best_epoch=int(rows[best]["epoch"]),
+        epochs=len(rows),
+        seconds=curve.seconds,
+        train_images_per_s=curve.train_images / max(curve.train_seconds, 1e-9),
+        curve=rows,
+    )
+    return result
+
+
+def evaluation_loader(
+    data: ImageData, who: Identity, batch_size: int, workers: int, pin_memory: bool
+) -> Any:
+    """Every evaluation image once over all processes, as the network wants it."""
+    world, rank = (
+        int(os.environ.get("WORLD_SIZE", "1")),
+        int(os.environ.get("RANK", "0")),
+    )
+    samples = Samples(
+        data.val,
+        eval_transform(who.image_size, who.eval_crop, who.interpolation),
+        seed=0,
+    )
+    return loader(
+        samples,
+        EvalBatches(len(data.val), max(1, batch_size // world), rank, world),
+        workers,
+        pin_memory,
+    )
+
+
+def check_hardware(recipe: Recipe, accelerator: str) -> None:
+    """Raise InputError for a recipe that this device cannot run."""
+    if accelerator == "cpu":
+        if recipe.precision == "fp16":
+            raise InputError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+        if recipe.bn == "sync":
+            raise InputError("bn sync needs GPUs: torch's SyncBatchNorm does not run on a CPU")
+
+
+def make_trainer(accelerator: str, **options: Any) -> Trainer:
+    """A Lightning trainer that takes its processes from torchrun, if there are any."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return Trainer(
+        accelerator=accelerator,
+        devices=local,
+        num_nodes=max(1, world // local),
+        strategy="ddp" if world > 1 else "auto",
+        plugins=[AtomicCheckpointIO()],
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        **options,
+    )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's banners and its advice on loaders and logging out of the way."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,170 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from sgekit.data import ImageData
+from sgekit.errors import InputError
+from sgekit.training import run as run_module
+from sgekit.training.checkpoint import load_network, read_checkpoint
+from sgekit.training.evaluate import evaluate
+from sgekit.training.recipes import Recipe
+from sgekit.training.run import RunSettings, build_network, run
+from sgekit.training.task import NonFiniteLossError
+
+QUIET = Console(quiet=True)
+
+
+def settings(recipe: Recipe, out: Path, **changes: Any) -> RunSettings:
+    plain = RunSettings("resnet10_small", "sge", recipe, out, tensorboard=False, device="cpu")
+    return replace(plain, **changes)
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = read_checkpoint(out / "last.ckpt")["state_dict"]
+    return state
+
+
+def test_two_epochs_learn_something(colours: ImageData, tiny: Recipe, tmp_path: Path) -> None:
+    result = run(settings(tiny, tmp_path), colours, QUIET)
+    assert result.top1 >= 0.6  # chance is one in three
+    assert result.curve[-1]["train_loss"] < result.curve[0]["train_loss"]
+    assert result.best_top1 == max(row["val_top1"] for row in result.curve)
+    assert result.train_images_per_s > 0
+    # What the checkpoint says is what was reported.
+    network, who = load_network(tmp_path / "last.ckpt")
+    assert evaluate(network, who, colours, "cpu").top1 == pytest.approx(result.top1, abs=1e-6)
+    assert list((tmp_path / "logs").rglob("metrics.csv"))
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "drop_path": 0.2, "mixup": 0.2}])
+def test_resuming_equals_not_stopping(
+    colours: ImageData,
+    tiny: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    extra: dict[str, Any],
+) -> None:
+    recipe = tiny.with_overrides({"epochs": 3, **extra})
+    whole = run(settings(recipe, tmp_path / "whole"), colours, QUIET)
+
+    # Stop in the middle of the second epoch, as Ctrl-C does.
+    steps = 0
+    original = run_module.ClassificationTask.training_step
+
+    def interrupted(self: Any, batch: Any, index: int) -> Tensor:
+        nonlocal steps
+        steps += 1
+        if steps == 6:
+            raise KeyboardInterrupt
+        return original(self, batch, index)
+
+    monkeypatch.setattr(run_module.ClassificationTask, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(recipe, tmp_path / "parts"), colours, QUIET)
+    monkeypatch.undo()
+    assert read_checkpoint(tmp_path / "parts" / "last.ckpt")["epoch"] == 0
+    rest = run(settings(recipe, tmp_path / "parts", resume=True), colours, QUIET)
+
+    mine, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert rest.curve == whole.curve
+    assert (rest.top1, rest.best_epoch) == (whole.top1, whole.best_epoch)
+
+
+def test_contenders_start_from_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:
+    networks = {
+        name: build_network(settings(tiny, tmp_path, attention=name), 3).state_dict()
+        for name in ("none", "sge", "se", "cbam")
+    }
+    for name, state in networks.items():
+        for key, value in networks["none"].items():
+            assert torch.equal(state[key], value), (name, key)
+    assert len(networks["sge"]) > len(networks["none"])
+
+
+def test_another_seed_starts_elsewhere(tiny: Recipe, tmp_path: Path) -> None:
+    one, two = (build_network(settings(tiny, tmp_path, seed=s), 3) for s in (0, 1))
+    assert not torch.equal(one.conv1.weight, two.conv1.weight)  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_no_number_stops_and_spares_the_checkpoint(
+    colours: ImageData, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = nn.functional.cross_entropy
+    calls = 0
+
+    def broken(logits: Tensor, *rest: Any, **options: Any) -> Tensor:
+        nonlocal calls
+        loss = original(logits, *rest, **options)
+        if logits.requires_grad:
+            calls += 1
+            if calls == 7:
+                return loss * math.nan
+        return loss
+
+    monkeypatch.setattr("sgekit.training.task.F.cross_entropy", broken)
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 6 \(epoch 2\)"):
+        run(settings(tiny, tmp_path), colours, QUIET)
+    assert all(torch.isfinite(v.float()).all() for v in weights(tmp_path).values())
+    assert read_checkpoint(tmp_path / "last.ckpt")["epoch"] == 0
+
+
+def test_a_run_in_the_way_is_not_overwritten(
+    colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    one = tiny.with_overrides({"epochs": 1})
+    run(settings(one, tmp_path), colours, QUIET)
+    with pytest.raises(InputError, match="already holds a run; add --resume"):
+        run(settings(one, tmp_path), colours, QUIET)
+    other = settings(one, tmp_path, attention="se", resume=True)
+    with pytest.raises(
+        InputError, match="another network: this run has attention se instead of sge"
+    ):
+        run(other, colours, QUIET)
+    # Resuming what is finished reads it.
+    again = run(settings(one, tmp_path, resume=True), colours, QUIET)
+    assert again.epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"bn": "sync"}, "bn sync needs GPUs"),
+        ({"batch_size": 96}, "48 images, fewer than batch_size 96"),
+    ],
+)
+def test_what_cannot_run_here_is_said(
+    colours: ImageData, tiny: Recipe, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run(settings(tiny.with_overrides(changes), tmp_path), colours, QUIET)
+
+
+def test_unknown_devices_are_refused(colours: ImageData, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="device 'tpu' is none of"):
+        run(settings(tiny, tmp_path, device="tpu"), colours, QUIET)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16", "channels_last": True},
+        {"accumulate": 2, "clip_grad_norm": 1.0, "optimizer": "adamw", "lr": 1e-3},
+    ],
+)
+def test_options_train(
+    colours: ImageData, tiny: Recipe, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    recipe = tiny.with_overrides({**changes, "epochs": 1})
+    result = run(settings(recipe, tmp_path), colours, QUIET)
+    assert math.isfinite(result.curve[0]["train_loss"])
+    if "accumulate" in changes:
+        assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
