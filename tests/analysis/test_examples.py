@@ -53,9 +53,8 @@ def test_a_layer_can_be_named() -> None:
 def test_small_maps_where_there_are_no_larger_ones() -> None:
     found = gate_examples(net(), torch.randn(2, 3, 8, 8), PICTURES, TITLES)
     assert found[0].layer == "2"
-    model = net()
-    found = gate_examples(model[5:], torch.randn(2, 8, 4, 4), PICTURES, TITLES)
-    assert {e.maps[0].gate.shape for e in found} <= {(4, 4), (2, 2)}
+    found = gate_examples(net()[5:], torch.randn(2, 8, 4, 4), PICTURES, TITLES)
+    assert (found[0].layer, found[0].maps[0].gate.shape) == ("5", (2, 2))
 
 
 def test_modes_of_single_layers_survive_an_error() -> None:

@@ -13,9 +13,9 @@ def test_selectivity_is_the_coefficient_of_variation_averaged_over_images() -> N
 def test_the_preference_counts_and_not_the_size() -> None:
     base = torch.rand(3, 1, 5, 5) * 0.4 + 0.1
     gates = torch.cat([base * 2, base * 0.01, base.sqrt()], dim=1)
-    values = selectivity(gates)
-    assert values[0] == pytest.approx(values[1], rel=1e-6)
-    assert values[2] < values[0]
+    twice, tiny, flatter = selectivity(gates).tolist()
+    assert twice == pytest.approx(tiny, rel=1e-6)
+    assert flatter < twice
 
 
 def test_most_selective_first_and_ties_by_index() -> None:
