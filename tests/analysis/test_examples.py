@@ -54,7 +54,7 @@ def test_small_maps_where_there_are_no_larger_ones() -> None:
     found = gate_examples(net(), torch.randn(2, 3, 8, 8), PICTURES, TITLES)
     assert found[0].layer == "2"
     found = gate_examples(net()[5:], torch.randn(2, 8, 4, 4), PICTURES, TITLES)
-    assert (found[0].layer, found[0].maps[0].gate.shape) == ("5", (2, 2))
+    assert (found[0].layer, found[0].maps[0].gate.shape) == ("10", (2, 2))
 
 
 def test_modes_of_single_layers_survive_an_error() -> None:
