@@ -59,6 +59,8 @@ def open_folder(
         raise InputError(
             f"{found['train']} has one class only ({next(iter(classes))}); two or more are needed"
         )
+    if all(split_of(name) for name in classes):
+        raise InputError(f"{path}: {', '.join(classes)} hold no class folders; {_LAYOUT}")
     train, skipped = _checked(whole, skip_bad)
     if val_name is None:
         labels = [whole.labels[i] for i in train.indices] if isinstance(train, Part) else None

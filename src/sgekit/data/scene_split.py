@@ -14,9 +14,6 @@ from PIL import Image
 from sgekit.data.contract import ImageData
 from sgekit.data.scenes import SPLITS, Scene, SceneConfig, draw_scene
 
-# Below this many scenes of 64 pixels, starting another interpreter costs more than it saves.
-_WORTH_A_PROCESS = 400
-
 
 @dataclass(frozen=True, eq=False)
 class SceneSplit:
@@ -49,8 +46,11 @@ def open_scenes(config: SceneConfig | None = None) -> ImageData:
     return ImageData("scenes", "scenes", config.classes, train, val, "val")
 
 
-def draw_pictures(config: SceneConfig, split: str) -> NDArray[np.uint8]:
-    """All pictures of a split, (N, H, W, 3).
+def draw_pictures(
+    config: SceneConfig, split: str, *, scenes_a_process: int = 400
+) -> NDArray[np.uint8]:
+    """All pictures of a split, (N, H, W, 3), by one process for every scenes_a_process scenes
+    of 64 pixels, or as many larger ones as take that long, and not more than the cores.
 
     Further interpreters draw shares of them: plain subprocesses, since a fork would copy the
     threads' locks of PyTorch and a multiprocessing spawn would run the caller's script again.
@@ -59,8 +59,8 @@ def draw_pictures(config: SceneConfig, split: str) -> NDArray[np.uint8]:
     count = config.count(split)
     pictures = np.empty((count, config.image_size, config.image_size, 3), dtype=np.uint8)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    work = count * (config.image_size / 64) ** 2
-    shares = max(1, min(cores or 1, 8, int(work / _WORTH_A_PROCESS)))
+    work = count * max(1.0, config.image_size / 64)
+    shares = max(1, min(max(2, cores or 1), 8, int(work / scenes_a_process)))
     edges = [count * i // shares for i in range(shares + 1)]
     helpers = [
         (start, stop, _start_helper(config, split, start, stop))

@@ -71,6 +71,10 @@ class SceneConfig:
                 f"seed and distractors of the scenes are 0 or more, "
                 f"not {self.seed} and {self.distractors}"
             )
+        if min(self.noise, self.texture) < 0:
+            raise InputError(
+                f"noise and texture are 0 or more, not {self.noise} and {self.texture}"
+            )
         if not self.creature_sizes or min(self.creature_sizes) <= 0:
             raise InputError(f"creature sizes are positive, not {self.creature_sizes}")
 
