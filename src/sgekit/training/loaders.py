@@ -207,4 +207,6 @@ def loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         worker_init_fn=_quiet_worker,
+        # Of its own, so that making an iterator does not draw from the training's random state.
+        generator=torch.Generator(),
     )
