@@ -93,6 +93,7 @@ def test_gates_show_each_group_on_one_scale_before_and_after() -> None:
     images = [axes.images[0] for axes in figure.axes]
     assert len(images) == 2 * 3 + 1
     assert images[0].get_clim() == images[2].get_clim() == (0, 2)
+    assert images[1].get_clim() == (0, 1)
     assert "group 11" in texts(figure)
     assert "0.50 to 0.50" in texts(figure)
 

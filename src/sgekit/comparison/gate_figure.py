@@ -9,13 +9,16 @@ from sgekit.comparison.figure_style import LIGHT, Theme, figure
 # Dark to light without a change of hue that colour-blind readers would miss.
 _LENGTHS = "cividis"
 _GATES = "gray"
+# A gate that differs by less over the map is called constant.
+FLAT = 1e-3
 
 
 def gates(example: Example, theme: Theme = LIGHT) -> Figure:
     """The picture, and for each group: vector length before, gate, vector length after.
 
     Before and after share one scale within a row, so that what the gate dims is seen as dimmer.
-    Each gate is drawn from its own smallest to its own largest value, which stand under it.
+    Each gate is drawn from its own smallest to its own largest value, which stand under it; a
+    constant one as grey between 0 and 1.
     """
     rows = len(example.maps)
     drawn = figure(4.8, 0.3 + 1.08 * max(rows, 1), theme)
@@ -23,9 +26,11 @@ def gates(example: Example, theme: Theme = LIGHT) -> Figure:
     for row, maps in enumerate(example.maps):
         top = float(max(maps.before.max(), maps.after.max(), np.finfo(np.float32).tiny))
         low, high = float(maps.gate.min()), float(maps.gate.max())
+        # A constant gate has no smallest and largest worth stretching: show its value instead.
+        darkest, lightest = (low, high) if high - low >= FLAT else (0.0, 1.0)
         cells = (
             (maps.before, _LENGTHS, 0.0, top, "before"),
-            (maps.gate, _GATES, low, max(high, low + 1e-6), "gate"),
+            (maps.gate, _GATES, darkest, lightest, "gate"),
             (maps.after, _LENGTHS, 0.0, top, "after"),
         )
         for column, (values, colours, vmin, vmax, title) in enumerate(cells, start=1):

@@ -14,7 +14,7 @@ from sgekit.analysis import Example
 from sgekit.comparison import formats
 from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
 from sgekit.comparison.figures import costs, curves, differences
-from sgekit.comparison.gate_figure import gates
+from sgekit.comparison.gate_figure import FLAT, gates
 from sgekit.comparison.results import Results, baseline_of
 from sgekit.comparison.summary import summarise
 from sgekit.comparison.tables import rows
@@ -139,7 +139,7 @@ def _uri(content: bytes) -> str:
 
 
 def _opened(example: Example) -> bool:
-    return any(float(maps.gate.max() - maps.gate.min()) > 1e-3 for maps in example.maps)
+    return any(float(maps.gate.max() - maps.gate.min()) >= FLAT for maps in example.maps)
 
 
 def _decimal(value: float | None, decimals: int = 2) -> str:
