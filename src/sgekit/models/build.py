@@ -1,11 +1,13 @@
 """Any ResNet of timm with any attention of ours."""
 
 import difflib
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import timm
 import torch
+from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from sgekit.errors import InputError
@@ -35,7 +37,8 @@ def build(
     divisor of each layer's channels. `kwargs` go to timm's constructor.
 
     Raises InputError for an unknown name or attention (with the near ones), a family that
-    has no place for attention, and groups that don't divide some layer's channels.
+    has no place for attention, and groups that don't divide some layer's channels, and for pretrained weights
+    that don't exist or can't be fetched.
     """
     base = _known(name)
     cls = _attention(attention)
@@ -52,13 +55,8 @@ def build(
                 except InputError as error:
                     raise InputError(f"{base}, layer {site.name}: {error}") from None
             cls = partial(cls, groups=groups)
-    model = timm.create_model(
-        base,
-        pretrained=pretrained,
-        num_classes=num_classes,
-        in_chans=in_chans,
-        **kwargs,
-    )
+    create = partial(timm.create_model, base, num_classes=num_classes, in_chans=in_chans, **kwargs)
+    model: nn.Module = _pretrained(base, create) if pretrained else create()
     if attention != "none":
         for site in list(slots(model)):
             fill(site, cls)
@@ -72,11 +70,22 @@ def attention_sites(name: str) -> list[tuple[str, int]]:
 
 def _known(name: str) -> str:
     base = name.removeprefix(PREFIX)
-    if not timm.is_model(base.split(".")[0]):
+    architecture, _, tag = base.partition(".")
+    if timm.is_model(architecture) and tag and tag not in _tags(architecture):
+        raise InputError(
+            f"{architecture!r} has no weights named {tag!r}; there are: "
+            f"{', '.join(_tags(architecture)) or 'none'}"
+        )
+    if not timm.is_model(architecture):
         near = difflib.get_close_matches(base, timm.list_models(), n=5)
         hint = f"near names: {', '.join(near)}" if near else "`sgekit models` lists the names"
         raise InputError(f"no model is named {name!r}; {hint}")
     return base
+
+
+def _tags(architecture: str) -> list[str]:
+    names = get_arch_pretrained_cfgs(architecture)
+    return [tag for name in names if (tag := name.partition(".")[2])]
 
 
 def _attention(name: str) -> Any:
@@ -85,6 +94,17 @@ def _attention(name: str) -> Any:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"no attention is named {name!r}; {hint}allowed: {', '.join(ATTENTION)}")
     return ATTENTION[name]
+
+
+def _pretrained(base: str, create: Callable[..., nn.Module]) -> nn.Module:
+    config = timm.get_pretrained_cfg(base)
+    if config is None or not config.has_weights:
+        raise InputError(f"no pretrained weights are published for {base!r}; build it without")
+    try:
+        return create(pretrained=True)
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"the pretrained weights of {base!r} can't be fetched: {reason}") from error
 
 
 def _skeleton(base: str) -> nn.Module:

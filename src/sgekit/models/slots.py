@@ -40,9 +40,9 @@ def _out_channels(block: nn.Module) -> int:
     return int(last.out_channels)  # type: ignore[union-attr, arg-type]
 
 
-def fill(slot: Slot, make: Callable[[int], nn.Module]) -> None:
-    """Put `make(channels)` into the slot, on the device and in the dtype of the block."""
+def fill(slot: Slot, make: Callable[..., nn.Module]) -> None:
+    """Put `make(channels, device=, dtype=)` into the slot, made where the block's weights are."""
     weight = next(slot.block.parameters())
-    layer = make(slot.channels).to(device=weight.device, dtype=weight.dtype)
+    layer = make(slot.channels, device=weight.device, dtype=weight.dtype)
     layer.train(slot.block.training)
     slot.block.se = layer

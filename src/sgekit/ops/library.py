@@ -211,7 +211,7 @@ def _forward_flops(
 def _backward_flops(dy: Any, x: Any, weight: Any, bias: Any, g: Any, *_: Any, **__: Any) -> int:
     # As the formula in `derivatives` has them: 11 for each number of x, 16 for each position.
     numbers = math.prod(x)
-    return 11 * numbers + 16 * (numbers // g[2])
+    return int(11 * numbers + 16 * (numbers // g[2]))
 
 
 class Enhance(torch.autograd.Function):

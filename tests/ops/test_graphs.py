@@ -1,0 +1,68 @@
+"""torch.compile, torch.export and tracing see plain operations and give the same numbers."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from sgekit.ops import spatial_group_enhance
+
+
+class Layer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(4))
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return spatial_group_enhance(x, self.weight, self.bias, residual=x, activation="relu")
+
+
+def value_and_gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = layer(x)
+    return y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_compile_makes_one_graph(layout: torch.memory_format) -> None:
+    layer = Layer()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, 8, 3, 5), (3, 8, 4, 7)):
+        x = torch.randn(shape).contiguous(memory_format=layout)
+        ours, eager = value_and_gradients(compiled, x), value_and_gradients(layer, x)
+        torch.testing.assert_close(ours, eager)
+        assert ours[0].stride() == x.stride()
+
+
+@pytest.mark.slow
+def test_inductor_fuses_it() -> None:
+    layer = Layer()
+    x = torch.randn(2, 8, 6, 5)
+    compiled = torch.compile(layer, fullgraph=True)
+    torch.testing.assert_close(value_and_gradients(compiled, x), value_and_gradients(layer, x))
+
+
+def test_export_has_plain_operations_and_dynamic_sizes() -> None:
+    layer = Layer()
+    sizes = {0: Dim("batch"), 2: Dim("height"), 3: Dim("width")}
+    program = torch.export.export(layer, (torch.randn(2, 8, 6, 7),), dynamic_shapes=(sizes,))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert any("sigmoid" in target for target in targets)
+    assert not any("sgekit" in target for target in targets)
+    for shape in ((1, 8, 1, 1), (5, 8, 9, 4), (1, 8, 2, 1)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program.module()(x), layer(x))
+
+
+def test_trace_has_dynamic_sizes() -> None:
+    layer = Layer()
+    with warnings.catch_warnings():
+        # Validation compares sizes, which a trace can't record and needn't.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(layer, torch.randn(2, 8, 6, 7))  # type: ignore[no-untyped-call]
+    x = torch.randn(3, 8, 5, 9)
+    torch.testing.assert_close(traced(x), layer(x))
