@@ -37,7 +37,7 @@ def image_folder(tmp_path: Path, blob: Paint) -> Callable[..., Path]:
 
     def make(counts: dict[str, int], name: str = "pets") -> Path:
         for folder, count in counts.items():
-            (tmp_path / name / folder).mkdir(parents=True)
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
             for i in range(count):
                 file = tmp_path / name / folder / f"{i}.png"
                 file.write_bytes(blob(40 * i % 256))
