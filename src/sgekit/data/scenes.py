@@ -50,10 +50,10 @@ class SceneConfig:
     train: int = 2500
     val: int = 1000
     seed: int = 0
-    noise: float = 0.12
-    texture: float = 0.35
-    distractors: int = 3
-    creature_sizes: tuple[float, ...] = (22.0, 28.0, 36.0)
+    noise: float = 0.07
+    texture: float = 0.28
+    distractors: int = 2
+    creature_sizes: tuple[float, ...] = (30.0, 36.0, 42.0)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.classes if name not in ANATOMY]
