@@ -50,3 +50,10 @@ def test_accuracy() -> None:
 
 def test_only_none_is_renamed() -> None:
     assert [formats.display_name(name) for name in ("none", "sge")] == ["plain", "sge"]
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(None, "–"), (0.0, "< 0.0001"), (0.0001, "0.0001"), (0.25, "0.2500")]
+)
+def test_p_value(p: float | None, text: str) -> None:
+    assert formats.p_value(p) == text

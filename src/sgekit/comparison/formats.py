@@ -72,6 +72,13 @@ def ratio(spread: Spread) -> str:
     return f"{spread['median']:.2f}× ({spread['low']:.2f}–{spread['high']:.2f})"
 
 
+def p_value(p: float | None) -> str:
+    """A p value with four decimals; never 0."""
+    if p is None:
+        return NONE
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def count(value: float) -> str:
     """A count with three digits: ``1.23 M``; counts below 1000 stand as they are."""
     for scale, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):

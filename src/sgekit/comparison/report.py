@@ -117,6 +117,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         percent=formats.percent,
+        p_value=formats.p_value,
         duration=formats.duration,
         count=formats.count,
         display=formats.display_name,
