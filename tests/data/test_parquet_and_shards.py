@@ -101,6 +101,25 @@ def test_columns_and_labels(
     assert found == {classes[v] if isinstance(v, int) else v for v in labels}
 
 
+def test_a_file_given_by_itself_trains_whatever_its_name(
+    tmp_path: Path, cells: Callable[[int], list[Any]]
+) -> None:
+    write(tmp_path / "test.parquet", cells(10), [0, 1] * 5)
+    data = open_data(tmp_path / "test.parquet")
+    assert (len(data.train), len(data.val)) == (8, 2)
+
+
+def test_an_image_that_is_missing_is_named(
+    tmp_path: Path, cells: Callable[[int], list[Any]]
+) -> None:
+    images: list[Any] = cells(10)
+    images[4] = None
+    write(tmp_path / "train.parquet", images, [0, 1] * 5)
+    write(tmp_path / "val.parquet", cells(2), [0, 1])
+    with pytest.raises(InputError, match=r"row 4 holds no image bytes in 'image'"):
+        open_data(tmp_path).train[4]
+
+
 def test_class_names_from_a_text_file(tmp_path: Path, cells: Callable[[int], list[Any]]) -> None:
     write(tmp_path / "train.parquet", cells(4), [0, 1, 0, 1], datasets.Value("int32"))
     (tmp_path / "classnames.txt").write_text("ant\nbee\n")

@@ -33,19 +33,22 @@ class TableSplit:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        cell = self.rows[index][self.image_column]
+        row = self.rows[index]
+        cell = row[self.image_column]
         blob = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(blob, bytes):
-            raise InputError(f"{self.source(index)} holds no image in {self.image_column!r}")
-        return decode(blob, self.source(index)), self.labels[index]
+            name = self._name(row, index)
+            raise InputError(f"{name} holds no image bytes in {self.image_column!r}")
+        return decode(blob, self._name(row, index)), self.labels[index]
 
     def source(self, index: int) -> str:
         """The sample's key or the file it was made from, with the row's number."""
-        row = self.rows[index]
-        key = row.get("__key__")
+        return self._name(self.rows[index], index)
+
+    def _name(self, row: dict[str, Any], index: int) -> str:
         cell = row[self.image_column]
-        if key is None and isinstance(cell, dict):
-            key = cell.get("path")
+        path = cell.get("path") if isinstance(cell, dict) else None
+        key = row.get("__key__", path)
         return f"{self.name} row {index}" + (f" ({key})" if key else "")
 
 
@@ -53,7 +56,7 @@ def find_tables(path: Path) -> tuple[str, dict[str, list[str]]] | None:
     """The kind of the table files at or below path and their paths by split; None without any.
 
     A split is told by the file's name or by a folder above it ("train-00000.parquet",
-    "train/0001.tar"); files that tell none are "train".
+    "train/0001.tar"); files that tell none, and a file given by itself, are "train".
     """
     for kind, suffix in _SUFFIXES.items():
         found: dict[str, list[str]] = {}
@@ -62,7 +65,7 @@ def find_tables(path: Path) -> tuple[str, dict[str, list[str]]] | None:
             hidden = any(name.startswith(".") for name in inside.parts)
             if file.suffix != suffix or hidden or not file.is_file():
                 continue
-            split = split_of(*reversed(inside.parts)) or "train"
+            split = (split_of(*reversed(inside.parts)) if path.is_dir() else None) or "train"
             found.setdefault(split, []).append(str(file.resolve()))
         if found:
             return kind, found
