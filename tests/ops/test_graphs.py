@@ -1,6 +1,7 @@
 """torch.compile, torch.export and tracing see plain operations and give the same numbers."""
 
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +28,11 @@ def value_and_gradients(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
     return y, *torch.autograd.grad(y.square().sum(), (x, *layer.parameters()))
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_compile_makes_one_graph(layout: torch.memory_format) -> None:
+def test_compile_makes_one_graph() -> None:
     layer = Layer()
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled: Any = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
     for shape in ((2, 8, 3, 5), (3, 8, 4, 7)):
-        x = torch.randn(shape).contiguous(memory_format=layout)
+        x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
         ours, eager = value_and_gradients(compiled, x), value_and_gradients(layer, x)
         torch.testing.assert_close(ours, eager)
         assert ours[0].stride() == x.stride()
@@ -42,7 +42,7 @@ def test_compile_makes_one_graph(layout: torch.memory_format) -> None:
 def test_inductor_fuses_it() -> None:
     layer = Layer()
     x = torch.randn(2, 8, 6, 5)
-    compiled = torch.compile(layer, fullgraph=True)
+    compiled: Any = torch.compile(layer, fullgraph=True)
     torch.testing.assert_close(value_and_gradients(compiled, x), value_and_gradients(layer, x))
 
 

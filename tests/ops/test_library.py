@@ -1,6 +1,7 @@
 """The operation as PyTorch's transforms see it: schemas, autograd, vmap, forward mode, autocast."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def leaves(*shape: int, groups: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor
 def test_opcheck(layout: torch.memory_format, activation: str | None) -> None:
     x, residual = (torch.randn(2, 8, 3, 5).contiguous(memory_format=layout) for _ in range(2))
     weight, bias = torch.randn(4), torch.randn(4)
-    forward = (x, weight, bias, residual, 1e-5, 1, activation, "reference")
+    forward: Any = (x, weight, bias, residual, 1e-5, 1, activation, "reference")
     torch.library.opcheck(library.enhance, forward)
     y, g, mean, std = library.enhance(*forward)
     after = y if activation else None
@@ -116,7 +117,7 @@ def test_functional_transforms_agree_with_the_plain_formula() -> None:
 def test_vmap(in_dims: tuple[int | None, ...]) -> None:
     torch.manual_seed(0)
     shapes: list[tuple[int, ...]] = [(2, 6, 2, 3), (3,), (3,)]
-    inputs = [
+    inputs: Any = [
         torch.randn(shape) if dim is None else torch.randn(5, *shape).movedim(0, dim)
         for shape, dim in zip(shapes, in_dims, strict=True)
     ]

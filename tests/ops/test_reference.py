@@ -1,5 +1,7 @@
 """Values and every gradient against the float64 transcription."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -46,15 +48,15 @@ def parameters(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
 
 
 def run_both(
-    x: Tensor, weight: Tensor, bias: Tensor, **options: object
+    x: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Result and gradients by sgekit and by the transcription, for one random dy."""
     leaves = [t.clone(memory_format=torch.preserve_format) for t in (x, weight, bias)]
-    inputs = [t.requires_grad_() for t in leaves]
-    y = spatial_group_enhance(*inputs, **options)  # type: ignore[arg-type]
+    inputs: Any = [t.requires_grad_() for t in leaves]
+    y = spatial_group_enhance(*inputs)
     dy = torch.randn_like(y)
     ours = dict(zip(("x", "weight", "bias"), torch.autograd.grad(y, inputs, dy), strict=True))
-    exact = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
+    exact: Any = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
     expected = truth.enhance(*exact)
     grads = torch.autograd.grad(expected, exact, dy.double())
     return {"y": y, **ours}, {"y": expected, **dict(zip(ours, grads, strict=True))}
@@ -109,7 +111,9 @@ def test_constant_map_has_the_gate_of_the_bias(layout: str, value: float) -> Non
     dx, dweight, dbias = torch.autograd.grad(y, (x, weight, bias), dy)
     # With t = 0 only the slope of the gate at the bias remains, taken from the mean.
     s = torch.sigmoid(bias.detach().double())
-    da = (dy.double() * x.detach()).unflatten(1, (GROUPS, 2)).sum(2) * (s * (1 - s))[:, None, None]
+    da = (dy.double() * x.detach()).reshape(2, GROUPS, 2, 7, 5).sum(2) * (s * (1 - s))[
+        :, None, None
+    ]
     dc = weight.detach().double()[:, None, None] / 1e-5 * (da - da.mean((2, 3), keepdim=True))
     exact_dx = dy * s.repeat_interleave(2)[:, None, None] + dc.repeat_interleave(2, 1) * x.detach()
     assert truth.error(dx, exact_dx).maximum <= 1e-5
@@ -165,11 +169,11 @@ def test_residual_and_activation(
     torch.manual_seed(0)
     x, r = (torch.randn(2, 8, 6, 5).to(dtype) for _ in range(2))
     weight, bias = parameters()
-    ours = [t.clone().requires_grad_() for t in (x, weight, bias, r)]
+    ours: Any = [t.clone().requires_grad_() for t in (x, weight, bias, r)]
     y = spatial_group_enhance(
         *ours[:3], residual=ours[3] if with_residual else None, activation=activation
     )
-    exact = [t.double().requires_grad_() for t in (x, weight, bias, r)]
+    exact: Any = [t.double().requires_grad_() for t in (x, weight, bias, r)]
     expected = truth.enhance(*exact[:3])
     if with_residual:
         expected = expected + exact[3]

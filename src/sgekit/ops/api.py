@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from sgekit.errors import InputError
+from sgekit.ops import flops as _flops  # noqa: F401  (registers)
 from sgekit.ops import library, reference
+from sgekit.ops.autograd import Enhance
 from sgekit.ops.validation import validate
 
 IMPLEMENTATIONS = ("cpu", "triton", library.REFERENCE)
@@ -46,9 +48,7 @@ def spatial_group_enhance(
     chosen = _choose(x, weight.shape[0], channel_dim, activation, impl)
     if chosen == library.REFERENCE and _traced():
         return reference.enhance(x, weight, bias, residual, eps, channel_dim, activation)
-    y: Tensor = library.Enhance.apply(
-        x, weight, bias, residual, eps, channel_dim, activation, chosen
-    )[0]
+    y: Tensor = Enhance.apply(x, weight, bias, residual, eps, channel_dim, activation, chosen)[0]
     return y
 
 

@@ -1,23 +1,19 @@
-"""The operation as PyTorch knows it: schemas, fake kernels, vmap, FLOPs, autograd.
+"""The operation as PyTorch knows it: schemas, fake kernels and vmap rules.
 
 `sgekit::enhance` and `sgekit::enhance_backward` carry the name of the implementation that
-runs them. Neither has an autograd formula of its own: `Enhance` does, because a
-`torch.library` formula does not compose with torch.func and an autograd.Function with
-`setup_context` does.
+runs them. Neither has an autograd formula; `autograd` holds that.
 """
 
 import functools
 import importlib
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from sgekit.errors import InputError
-from sgekit.ops import derivatives, eager
+from sgekit.ops import eager
 from sgekit.ops.reference import output_dtype, statistics_dtype
 
 REFERENCE = "reference"
@@ -74,41 +70,39 @@ def _kernels(impl: str) -> Backend:
     return backend
 
 
-@torch.library.custom_op("sgekit::enhance", mutates_args=())
-def enhance(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    residual: Tensor | None,
-    eps: float,
-    channel_dim: int,
-    activation: str | None,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, g, mean, std, as `eager.forward`."""
-    return _kernels(impl).forward(x, weight, bias, residual, eps, channel_dim, activation)
+# Defined at this level and not by torch.library.custom_op, whose wrappers double the time
+# of a small call and import the compiler at the first.
+torch.library.define(
+    "sgekit::enhance",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, float eps, int channel_dim, "
+    "str? activation, str impl) -> (Tensor y, Tensor g, Tensor mean, Tensor std)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+torch.library.define(
+    "sgekit::enhance_backward",
+    "(Tensor dy, Tensor x, Tensor weight, Tensor bias, Tensor g, Tensor mean, Tensor std, "
+    "Tensor? y, float eps, int channel_dim, str impl) "
+    "-> (Tensor dx, Tensor dz, Tensor dweight, Tensor dbias)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+enhance = torch.ops.sgekit.enhance.default
+"""As `eager.forward`."""
+enhance_backward = torch.ops.sgekit.enhance_backward.default
+"""As `eager.backward`; dweight and dbias are those of each sample."""
 
 
-@torch.library.custom_op("sgekit::enhance_backward", mutates_args=())
-def enhance_backward(
-    dy: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    g: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    y: Tensor | None,
-    eps: float,
-    channel_dim: int,
-    impl: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """dx, dz, dweight and dbias of each sample, as `eager.backward`."""
-    return _kernels(impl).backward(dy, x, weight, bias, g, mean, std, y, eps, channel_dim)
+@torch.library.impl("sgekit::enhance", "default")
+def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _kernels(args[-1]).forward(*args[:-1])
 
 
-@enhance.register_fake
-def _(
+@torch.library.impl("sgekit::enhance_backward", "default")
+def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _kernels(args[-1]).backward(*args[:-1])
+
+
+@torch.library.register_fake("sgekit::enhance")  # type: ignore[untyped-decorator]
+def _forward_shapes(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -128,8 +122,8 @@ def _(
     )
 
 
-@enhance_backward.register_fake
-def _(
+@torch.library.register_fake("sgekit::enhance_backward")  # type: ignore[untyped-decorator]
+def _backward_shapes(
     dy: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -183,89 +177,5 @@ def _vmap(op: Callable[..., Any], parameters: tuple[int, ...]) -> Callable[..., 
     return rule
 
 
-enhance.register_vmap(_vmap(enhance, (1, 2)))
-enhance_backward.register_vmap(_vmap(enhance_backward, (2, 3)))
-
-
-def operations(shape: tuple[int, ...], groups: int, channel_dim: int) -> int:
-    """Elementary operations of one forward pass; each sum, product or function value is one.
-
-    For each of the C * n numbers of a sample 5 (mean, centring, product and sum of the dot
-    product, gate), for each of its G * n positions 8 (mean, centring, square, sum, division,
-    weight, bias, sigmoid), for each channel 1 and for each group 4 (what their sums are
-    divided by, root, eps).
-    """
-    samples, channels = shape[0], shape[channel_dim]
-    n = math.prod(shape) // max(samples * channels, 1)
-    return samples * (5 * channels * n + 8 * groups * n + channels + 4 * groups)
-
-
-@register_flop_formula(torch.ops.sgekit.enhance)
-def _forward_flops(
-    x: Any, weight: Any, bias: Any, residual: Any, eps: float, channel_dim: int, *_: Any, **__: Any
-) -> int:
-    return operations(tuple(x), weight[0], channel_dim)
-
-
-@register_flop_formula(torch.ops.sgekit.enhance_backward)
-def _backward_flops(dy: Any, x: Any, weight: Any, bias: Any, g: Any, *_: Any, **__: Any) -> int:
-    # As the formula in `derivatives` has them: 11 for each number of x, 16 for each position.
-    numbers = math.prod(x)
-    return int(11 * numbers + 16 * (numbers // g[2]))
-
-
-class Enhance(torch.autograd.Function):
-    """y and, not differentiable, the statistics; saves x, the statistics and, for a ReLU, y."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*args: Any) -> Any:
-        return enhance(*args)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, weight, bias, residual, ctx.eps, ctx.channel_dim, activation, ctx.impl = inputs
-        y, g, mean, std = output
-        ctx.residual_dtype = None if residual is None else residual.dtype
-        mask = y if activation == "relu" else None
-        ctx.mark_non_differentiable(g, mean, std)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, weight, bias, g, mean, std, mask)
-        ctx.save_for_forward(x, weight, bias, g, mean, std, mask)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, *_: Any) -> Any:
-        if dy is None:
-            return (None,) * 8
-        x, weight, bias, g, mean, std, y = ctx.saved_tensors
-        # Grad mode is on in here exactly under create_graph and torch.func: what is
-        # returned must then be a function of x, so the saved statistics won't do.
-        if torch.is_grad_enabled():
-            dz = dy if y is None else dy * (y > 0)
-            dx, dweight, dbias = derivatives.gradients(
-                dz, x, weight, bias, ctx.eps, ctx.channel_dim
-            )
-        else:
-            dx, dz, dweights, dbiases = enhance_backward(
-                dy, x, weight, bias, g, mean, std, y, ctx.eps, ctx.channel_dim, ctx.impl
-            )
-            dz = dy if y is None else dz
-            dweight = dweights.sum(0).to(weight.dtype)
-            dbias = dbiases.sum(0).to(bias.dtype)
-        dresidual = None if ctx.residual_dtype is None else dz.to(ctx.residual_dtype)
-        return dx, dweight, dbias, dresidual, None, None, None, None
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Any:
-        x, weight, bias, _, _, _, y = ctx.saved_tensors
-        dx, dweight, dbias, dresidual = tangents[:4]
-        out = derivatives.tangent(x, weight, bias, dx, dweight, dbias, ctx.eps, ctx.channel_dim)
-        if dresidual is not None:
-            out = out + dresidual
-        if y is not None:
-            out = out * (y > 0)
-        dtype = x.dtype
-        if ctx.residual_dtype is not None:
-            dtype = torch.promote_types(dtype, ctx.residual_dtype)
-        return out.to(dtype), None, None, None
+torch.library.register_vmap("sgekit::enhance", _vmap(enhance, (1, 2)))
+torch.library.register_vmap("sgekit::enhance_backward", _vmap(enhance_backward, (2, 3)))
