@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,12 +38,9 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
     Raises InputError where the file is missing, truncated or no image.
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd EXIF data and of large images; neither keeps from reading them.
-            warnings.simplefilter("ignore")
-            opened = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(opened) as image:
-                return to_rgb(image)
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(opened) as image:
+            return to_rgb(image)
     except UnidentifiedImageError:
         raise InputError(f"{name} is not an image; {_ADVICE}") from None
     except FileNotFoundError:
@@ -61,8 +57,10 @@ def check_header(path: str) -> None:
     try:
         with Image.open(path):
             return
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UnidentifiedImageError:
         raise InputError(f"{path} is not an image; {_ADVICE}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        raise InputError(f"{path} cannot be read ({problem}); {_ADVICE}") from None
 
 
 def check_headers(paths: Sequence[str]) -> None:

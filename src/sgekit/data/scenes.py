@@ -75,8 +75,8 @@ class SceneConfig:
             raise InputError(
                 f"noise and texture are 0 or more, not {self.noise} and {self.texture}"
             )
-        if not self.creature_sizes or min(self.creature_sizes) <= 0:
-            raise InputError(f"creature sizes are positive, not {self.creature_sizes}")
+        if not self.creature_sizes or min(self.creature_sizes) < 8:
+            raise InputError(f"creature sizes are 8 pixels or more, not {self.creature_sizes}")
 
     def count(self, split: str) -> int:
         """The number of scenes in split "train" or "val"."""

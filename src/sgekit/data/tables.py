@@ -95,7 +95,8 @@ def open_tables(
     train, skipped = leave_out(whole, unreadable) if skip_bad else (whole, ())
 
     def result(train: Part | TableSplit, val: Part | TableSplit, name: str) -> ImageData:
-        return ImageData(path.resolve().stem, kind, classes, train, val, name, skipped)
+        title = path.stem if path.is_file() else path.resolve().name
+        return ImageData(title, kind, classes, train, val, name, skipped)
 
     if val_name is None:
         labels = [numbers[i] for i in train.indices] if isinstance(train, Part) else numbers
