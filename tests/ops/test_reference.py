@@ -111,9 +111,8 @@ def test_constant_map_has_the_gate_of_the_bias(layout: str, value: float) -> Non
     dx, dweight, dbias = torch.autograd.grad(y, (x, weight, bias), dy)
     # With t = 0 only the slope of the gate at the bias remains, taken from the mean.
     s = torch.sigmoid(bias.detach().double())
-    da = (dy.double() * x.detach()).reshape(2, GROUPS, 2, 7, 5).sum(2) * (s * (1 - s))[
-        :, None, None
-    ]
+    slope = (s * (1 - s))[:, None, None]
+    da = (dy.double() * x.detach()).reshape(2, GROUPS, 2, 7, 5).sum(2) * slope
     dc = weight.detach().double()[:, None, None] / 1e-5 * (da - da.mean((2, 3), keepdim=True))
     exact_dx = dy * s.repeat_interleave(2)[:, None, None] + dc.repeat_interleave(2, 1) * x.detach()
     assert truth.error(dx, exact_dx).maximum <= 1e-5
@@ -170,9 +169,8 @@ def test_residual_and_activation(
     x, r = (torch.randn(2, 8, 6, 5).to(dtype) for _ in range(2))
     weight, bias = parameters()
     ours: Any = [t.clone().requires_grad_() for t in (x, weight, bias, r)]
-    y = spatial_group_enhance(
-        *ours[:3], residual=ours[3] if with_residual else None, activation=activation
-    )
+    options: Any = {"residual": ours[3] if with_residual else None, "activation": activation}
+    y = spatial_group_enhance(ours[0], ours[1], ours[2], **options)
     exact: Any = [t.double().requires_grad_() for t in (x, weight, bias, r)]
     expected = truth.enhance(*exact[:3])
     if with_residual:

@@ -1,0 +1,125 @@
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from sgekit.errors import InputError
+from sgekit.models import attention_sites, build
+from sgekit.modules import ATTENTION, SpatialGroupEnhance
+
+
+@pytest.mark.parametrize("name", ["resnet10_small", "skresnet18", "res2net50_26w_4s"])
+@pytest.mark.parametrize("attention", ["none", "se", "eca", "cbam", "sge"])
+def test_attention_is_where_the_sites_say(name: str, attention: str) -> None:
+    with torch.device("meta"):
+        model = build(name, attention, groups=8)
+    found = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, ATTENTION[attention])
+    ]
+    sites = [] if attention == "none" else attention_sites(name)
+    assert [path for path, _ in found] == [path for path, _ in sites]
+    if attention == "sge":
+        assert [module.channels for _, module in found] == [c for _, c in sites]
+        assert all(module.groups == 8 for _, module in found)
+
+
+def test_one_seed_gives_what_is_shared_the_same_weights() -> None:
+    states = []
+    for attention in ATTENTION:
+        torch.manual_seed(3)
+        states.append(build("resnet10_small", attention, num_classes=5).state_dict())
+    plain = states[0]
+    for state in states[1:]:
+        assert len(state) > len(plain)
+        assert all(torch.equal(state[key], value) for key, value in plain.items())
+
+
+def test_the_sge_name_means_the_plain_network_here() -> None:
+    assert attention_sites("sge_resnet18") == attention_sites("resnet18")
+    with torch.device("meta"):
+        model = build("sge_resnet18", "eca")
+    assert not any(isinstance(module, SpatialGroupEnhance) for module in model.modules())
+
+
+def test_state_fits_the_zoo() -> None:
+    ours = build("resnet10_small", "sge", num_classes=5)
+    zoo = timm.create_model("sge_resnet10_small", num_classes=5)
+    zoo.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(zoo.eval()(x), ours.eval()(x))
+
+
+def test_options_reach_timm() -> None:
+    model = build("resnet10_small", "sge", in_chans=1, num_classes=3, drop_path_rate=0.5)
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 3)
+    features = build("resnet10_small", "sge", features_only=True)
+    assert [f.shape[1] for f in features(torch.randn(1, 3, 64, 64))] == [64, 32, 64, 128, 256]
+    assert sum(isinstance(m, SpatialGroupEnhance) for m in features.modules()) == 4
+
+
+def test_auto_groups() -> None:
+    with torch.device("meta"):
+        model = build("resnet10_small", "sge", groups="auto")
+    layers = [m for m in model.modules() if isinstance(m, SpatialGroupEnhance)]
+    assert [layer.groups for layer in layers] == [32, 64, 64, 64]
+
+
+def test_plain_pretrained_weights_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = timm.create_model("resnet18", num_classes=5).state_dict()
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        model: nn.Module = create(name, **kwargs)
+        if pretrained:
+            model.load_state_dict(weights)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    state = build("resnet18", "sge", num_classes=5, pretrained=True).state_dict()
+    assert all(torch.equal(state[key], value) for key, value in weights.items())
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = timm.create_model
+
+    def unreachable(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            raise OSError("no route\nto host")
+        model: nn.Module = create(name, **kwargs)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(InputError, match=r"'resnet18' can't be fetched: no route$"):
+        build("resnet18", "sge", pretrained=True)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "model": ({"name": "resnet81"}, "'resnet81'.*resnet18"),
+    "far model": ({"name": "qqqq"}, "sgekit models"),
+    "tag": ({"name": "resnet18.nobody"}, "'nobody'.*a1_in1k"),
+    "attention": ({"attention": "sgee"}, "'sgee'; did you mean 'sge'.*none, se, eca"),
+    "far attention": ({"attention": "qqqq"}, "'qqqq'; allowed: none, se"),
+    "family": ({"name": "convnext_tiny"}, "convnext_tiny.*no place.*ResNet.*Res2Net"),
+    "own attention": ({"name": "seresnet50"}, "SEModule in layer1.0.se"),
+    "own attention, none": ({"name": "seresnet50", "attention": "none"}, "SEModule"),
+    "groups": ({"groups": 48}, "layer layer1.0.se: 48 groups.* 64 channels.*16, 32, 64"),
+    "groups type": ({"name": "resnet10_small", "groups": 64}, "layer1.0.se: 64 groups.* 32"),
+    "no weights": ({"name": "resnet10_small", "pretrained": True}, "no pretrained weights"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_named(changes: dict[str, Any], message: str) -> None:
+    given = {"name": "resnet18", "attention": "sge"} | changes
+    with pytest.raises(InputError, match=message):
+        build(given.pop("name"), given.pop("attention"), **given)
+
+
+def test_networks_without_a_place_build_plain() -> None:
+    assert attention_sites("mobilenetv3_small_050") == []
+    with torch.device("meta"):
+        build("mobilenetv3_small_050", "none", num_classes=3)

@@ -1,0 +1,110 @@
+import copy
+import pickle
+from typing import Literal
+
+import pytest
+import torch
+
+from sgekit.errors import InputError
+from sgekit.modules import SpatialGroupEnhance, resolve_groups
+from sgekit.ops import spatial_group_enhance
+
+
+def test_starts_without_attention() -> None:
+    layer = SpatialGroupEnhance(128)
+    assert torch.equal(layer.weight, torch.zeros(64))
+    assert torch.equal(layer.bias, torch.ones(64))
+    x = torch.randn(2, 128, 5, 5)
+    torch.testing.assert_close(layer(x), x * torch.sigmoid(torch.tensor(1.0)))
+
+
+@pytest.mark.parametrize("channel_dim", [1, -1])
+def test_is_the_operation(channel_dim: int) -> None:
+    layer = SpatialGroupEnhance(8, groups=4, eps=1e-3, channel_dim=channel_dim)
+    torch.nn.init.normal_(layer.weight)
+    x = torch.randn((2, 8, 5, 3) if channel_dim == 1 else (2, 5, 3, 8))
+    expected = spatial_group_enhance(x, layer.weight, layer.bias, 1e-3, channel_dim)
+    assert torch.equal(layer(x), expected)
+    gate = layer.gate(x)
+    assert gate.shape == (2, 4, 5, 3)
+    first = x if channel_dim == 1 else x.movedim(-1, 1)
+    product = first * gate.repeat_interleave(2, 1)
+    torch.testing.assert_close(product if channel_dim == 1 else product.movedim(1, -1), expected)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "resolved"),
+    [
+        (256, 64, 64),
+        (256, "auto", 64),
+        (32, "auto", 32),
+        (96, "auto", 48),
+        (240, "auto", 60),
+        (127, "auto", 1),
+        (130, "auto", 65),
+        (72, "auto", 72),
+        (1, "auto", 1),
+    ],
+)
+def test_groups(channels: int, groups: int | Literal["auto"], resolved: int) -> None:
+    assert SpatialGroupEnhance(channels, groups=groups).groups == resolved
+
+
+def test_auto_takes_the_smaller_of_two_equally_near() -> None:
+    # The divisors of 61 * 67 next to 64 are 61 and 67.
+    assert resolve_groups(61 * 67, "auto") == 61
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(64, 48), (32, 64), (8, 0), (8, -2)])
+def test_groups_that_do_not_divide_are_refused_with_those_that_do(
+    channels: int, groups: int
+) -> None:
+    with pytest.raises(InputError, match=rf"{groups} groups .* {channels} channels.*8") as caught:
+        SpatialGroupEnhance(channels, groups=groups)
+    assert "auto" in str(caught.value)
+
+
+@pytest.mark.parametrize("groups", [4.0, "many", True, None])
+def test_groups_of_another_type_are_refused(groups: object) -> None:
+    with pytest.raises(TypeError, match="groups"):
+        SpatialGroupEnhance(8, groups=groups)  # type: ignore[arg-type]
+
+
+def test_unknown_keywords_are_refused() -> None:
+    with pytest.raises(TypeError, match="group"):
+        SpatialGroupEnhance(8, group=4)  # type: ignore[call-arg]
+
+
+def test_loads_state_as_the_released_models_have_it() -> None:
+    released = {"weight": torch.randn(1, 4, 1, 1), "bias": torch.randn(1, 4, 1, 1)}
+    shapes = {name: tensor.shape for name, tensor in released.items()}
+    layer = SpatialGroupEnhance(8, groups=4)
+    model = torch.nn.Sequential(layer)
+    model.load_state_dict({f"0.{name}": tensor for name, tensor in released.items()})
+    assert torch.equal(layer.weight, released["weight"].flatten())
+    assert torch.equal(layer.bias, released["bias"].flatten())
+    assert {name: tensor.shape for name, tensor in released.items()} == shapes
+
+
+def test_state_of_another_number_of_groups_is_refused() -> None:
+    layer = SpatialGroupEnhance(8, groups=4)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        layer.load_state_dict({"weight": torch.ones(1, 8, 1, 1), "bias": torch.ones(1, 8, 1, 1)})
+
+
+def test_state_round_trip_copy_and_pickle() -> None:
+    layer = SpatialGroupEnhance(8, groups=4)
+    torch.nn.init.normal_(layer.weight)
+    other = SpatialGroupEnhance(8, groups=4)
+    other.load_state_dict(layer.state_dict())
+    for same in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(same.weight, layer.weight)
+
+
+def test_device_dtype_and_repr() -> None:
+    layer = SpatialGroupEnhance(8, groups="auto", device="meta", dtype=torch.bfloat16)
+    assert layer.weight.device.type == "meta"
+    assert layer.bias.dtype == torch.bfloat16
+    assert repr(layer) == "SpatialGroupEnhance(8, groups=8, eps=1e-05)"
+    last = SpatialGroupEnhance(8, groups=2, channel_dim=-1)
+    assert repr(last) == "SpatialGroupEnhance(8, groups=2, eps=1e-05, channel_dim=-1)"
