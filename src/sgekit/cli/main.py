@@ -47,6 +47,20 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def command_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one of COMMANDS, whose file is imported here."""
+    module = importlib.import_module(f"sgekit.cli.{name}")
+    command = Parser(
+        prog=f"sgekit {name}",
+        description=module.__doc__,
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(command)
+    return command
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code: 0, 2 on bad input, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -56,15 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_INPUT
     try:
         module = importlib.import_module(f"sgekit.cli.{name}")
-        command = Parser(
-            prog=f"sgekit {name}",
-            description=module.__doc__,
-            epilog=module.EXAMPLES,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(command)
-        options = command.parse_args(arguments[1:])
+        options = command_parser(name).parse_args(arguments[1:])
         options.argv = arguments
         code: int = module.execute(options)
         return code
