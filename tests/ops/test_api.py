@@ -118,6 +118,12 @@ def test_memory_layout_is_kept(layout: torch.memory_format, activation: str | No
 def test_result_dtype(
     of_x: torch.dtype, of_residual: torch.dtype | None, of_y: torch.dtype
 ) -> None:
-    x = torch.randn(2, 8, 3, 5).to(of_x)
-    residual = None if of_residual is None else torch.zeros(2, 8, 3, 5, dtype=of_residual)
-    assert spatial_group_enhance(**arguments(x=x, residual=residual)).dtype == of_y
+    x = torch.randn(2, 8, 3, 5).to(of_x).requires_grad_()
+    inputs = [x]
+    if of_residual is not None:
+        inputs.append(torch.zeros(2, 8, 3, 5, dtype=of_residual, requires_grad=True))
+    residual = inputs[1] if of_residual is not None else None
+    y = spatial_group_enhance(**arguments(x=x, residual=residual, activation="relu"))
+    assert y.dtype == of_y
+    gradients = torch.autograd.grad(y.sum(), inputs)
+    assert [g.dtype for g in gradients] == [i.dtype for i in inputs]

@@ -37,8 +37,8 @@ def build(
     divisor of each layer's channels. `kwargs` go to timm's constructor.
 
     Raises InputError for an unknown name or attention (with the near ones), a family that
-    has no place for attention, and groups that don't divide some layer's channels, and for pretrained weights
-    that don't exist or can't be fetched.
+    has no place for attention or has its own, groups that don't divide some layer's
+    channels, and pretrained weights that don't exist or can't be fetched.
     """
     base = _known(name)
     cls = _attention(attention)
@@ -104,7 +104,7 @@ def _pretrained(base: str, create: Callable[..., nn.Module]) -> nn.Module:
         return create(pretrained=True)
     except OSError as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"the pretrained weights of {base!r} can't be fetched: {reason}") from error
+        raise InputError(f"the weights of {base!r} can't be fetched: {reason}") from error
 
 
 def _skeleton(base: str) -> nn.Module:

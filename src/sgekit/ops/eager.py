@@ -17,13 +17,6 @@ from sgekit.ops.reference import (
 )
 
 
-def _dot(a: Tensor, b: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-    """The product over the channels of each group, in `dtype`."""
-    if a.dtype == b.dtype == dtype:
-        return (a * b).sum(layout.channels, keepdim=True)
-    return (a.to(dtype) * b).sum(layout.channels, keepdim=True)
-
-
 def forward(
     x: Tensor,
     weight: Tensor,
@@ -82,6 +75,8 @@ def backward(
         dz, source = dy.new_empty(0), dy
     else:
         dz = source = torch.mul(dy, y > 0, out=torch.empty_like(y, dtype=dy.dtype))
+    if source.dtype == torch.float64:  # from a float64 residual, beside narrower x
+        source = source.to(dtype)
     xs, dzs = layout.split(x), layout.split(source)
     g, mean, std = layout.unpack(g), layout.unpack(mean), layout.unpack(std)
     deviation = std + eps
@@ -89,7 +84,7 @@ def backward(
     centred = torch.sub(xs, g)
     t = (centred * g).sum(layout.channels, keepdim=True).sub_(mean).div_(deviation)
     s = gate_of(t, weight, bias, layout)
-    da = _dot(xs, dzs, layout, dtype).mul_(s).mul_(1 - s)
+    da = (xs.to(dtype) * dzs).sum(layout.channels, keepdim=True).mul_(s).mul_(1 - s)
     dweight = (da * t).sum(layout.positions, keepdim=True)
     dbias = da.sum(layout.positions, keepdim=True)
     freedom = degrees_of_freedom(layout.count(xs))
