@@ -31,12 +31,12 @@ class Colours:
         return f"colour {index}"
 
 
-@pytest.fixture()
+@pytest.fixture
 def colours() -> ImageData:
     return ImageData("colours", "test", tuple(COLOURS), Colours(48, 0), Colours(24, 1), "val")
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny() -> Recipe:
     return get_recipe("quick", {"epochs": 2, "batch_size": 12, "image_size": 32, "lr": 0.02})
 

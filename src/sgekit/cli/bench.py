@@ -110,9 +110,10 @@ def execute(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
     table = Table(
-        title=f"{options.model}, batch {options.batch_size}, {options.image_size} pixels, {options.precision}",
-        caption=f"time: relative to {rows[0]['attention']} (first to ninth decile); operations of one "
-        "image: multiply-adds of convolutions and linear layers + all others",
+        title=f"{options.model}, batch {options.batch_size}, {options.image_size} pixels, "
+        f"{options.precision}",
+        caption=f"time: relative to {rows[0]['attention']} (first to ninth decile); operations "
+        "of one image: multiply-adds of convolutions and linear layers + all others",
     )
     for heading in (
         "attention",

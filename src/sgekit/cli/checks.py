@@ -57,9 +57,7 @@ def execute(options: argparse.Namespace) -> int:
     for device, rows in found.items():
         print(f"spatial_group_enhance on {device}:")
         for row in rows:
-            print(
-                f"  {row['impl']:12} {'runs' if row['runs'] else 'does not run: ' + str(row['reason'])}"
-            )
+            print(f"  {row['impl']:12} {row['reason'] or 'runs'}")
         chosen = next(row["impl"] for row in rows if row["runs"])
         print(f'  impl="auto" takes {chosen}')
     output.write_results(options, "checks", {"versions": versions, "implementations": found})

@@ -52,7 +52,8 @@ def execute(options: argparse.Namespace) -> int:
     worst = sorted((v, k) for k, v in found.per_class.items() if v is not None)[:3]
     print(
         f"{Path(options.checkpoint).name}: top-1 {100 * found.top1:.2f} %, top-5 "
-        f"{100 * found.top5:.2f} %, loss {found.loss:.4f} on {found.images} images ({data.val_name})"
+        f"{100 * found.top5:.2f} %, loss {found.loss:.4f} on {found.images} images "
+        f"({data.val_name})"
     )
     print("hardest classes: " + ", ".join(f"{name} {100 * value:.0f} %" for value, name in worst))
     output.write_results(options, "val", content)

@@ -92,7 +92,11 @@ def interleave(
     steps: Mapping[str, Callable[[], None]], rounds: int, device: str, seconds: float
 ) -> dict[str, list[float]]:
     """Seconds of each step, taken in turn; fewer rounds (at least 5) when time runs out."""
-    synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def synchronize() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     for step in steps.values():
         step()
         step()

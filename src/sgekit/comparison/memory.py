@@ -6,10 +6,13 @@ an earlier network freed would hide the growth. So this file is also a program.
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +42,8 @@ def peak_memory(
     child = subprocess.run(
         [sys.executable, "-m", "sgekit.comparison.memory"],
         input=json.dumps(task | {"extra": extra}),
+        # glibc gives freed tensors back at once, so that the figure repeats.
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -49,9 +54,26 @@ def peak_memory(
     return int(json.loads(child.stdout.strip().splitlines()[-1])["bytes"])
 
 
-def _resident_peak() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _status(field: str) -> int:
+    """Bytes of a line of /proc/self/status, such as VmRSS (now) or VmHWM (at most so far)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise InputError(f"/proc/self/status has no {field}; peak memory cannot be measured here")
+
+
+def _grown_by(step: Callable[[], None]) -> int:
+    """By how many bytes the process exceeds its size while ``step`` runs."""
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        before = _status("VmRSS")
+        reset.write_text("5")  # Linux: forget the peak so far
+        step()
+        return _status("VmHWM") - before
+    # Elsewhere only the peak since the start is known, in bytes on macOS.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 def _measure(task: dict[str, Any]) -> int:
@@ -74,9 +96,7 @@ def _measure(task: dict[str, Any]) -> int:
         training_step(network, load)()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    before = _resident_peak()
-    training_step(network, load)()
-    return _resident_peak() - before
+    return _grown_by(training_step(network, load))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a run remembers and shows: its curve, and a progress bar with images/s and time left."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from torchmetrics import MeanMetric
 
 from sgekit.training.checkpoint import KEY, Identity
 
@@ -55,7 +56,7 @@ class Curve(Callback):
         self.rows.append(
             {
                 "epoch": pl_module.current_epoch + 1,
-                "train_loss": float(pl_module.train_loss.compute()),
+                "train_loss": float(cast(MeanMetric, pl_module.train_loss).compute()),
                 "val_loss": float(metrics["val_loss"]),
                 "val_top1": float(metrics["val_top1"]),
                 "val_top5": float(metrics["val_top5"]),

@@ -47,7 +47,8 @@ def evaluate(
         missing = [name for name in data.classes if name not in who.classes]
         words = f"the network does not know {', '.join(missing[:3])}" if missing else "they differ"
         raise InputError(
-            f"{data.name} has {len(data.classes)} classes, the checkpoint {len(who.classes)}: {words}"
+            f"{data.name} has {len(data.classes)} classes, "
+            f"the checkpoint {len(who.classes)}: {words}"
         )
     classes = len(who.classes)
     loss = MeanMetric().to(device)
@@ -67,9 +68,9 @@ def evaluate(
         batches = track(batches, description=f"evaluating on {data.val_name}")
     network.to(device).eval()
     with torch.inference_mode():
-        for images, labels in batches:
-            seen += torch.bincount(labels, minlength=classes)
-            labels = labels.to(device)
+        for images, targets in batches:
+            seen += torch.bincount(targets, minlength=classes)
+            labels = targets.to(device)
             logits = network(images.to(device)).float()
             loss.update(F.cross_entropy(logits, labels), len(labels))
             for metric in (top1, top5, per_class):

@@ -6,6 +6,7 @@ whatever network they train, a resumed run sees what an uninterrupted one sees, 
 processes together see what one process sees.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import transforms
@@ -65,7 +66,7 @@ def train_transform(recipe: Recipe) -> Transform:
             is_training=True,
             scale=recipe.crop_scale,
             hflip=recipe.hflip,
-            color_jitter=recipe.color_jitter or None,
+            color_jitter=recipe.color_jitter or None,  # type: ignore[arg-type]
             auto_augment=recipe.auto_augment,
             re_prob=recipe.random_erasing,
             interpolation=recipe.interpolation,
@@ -185,7 +186,7 @@ class EvalBatches(Sampler[list[Key]]):
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start in range(0, len(self.indices), self.batch_size):
@@ -198,7 +199,7 @@ def _quiet_worker(_: int) -> None:
 
 def loader(
     samples: Samples, batches: Sampler[list[Key]], workers: int, pin_memory: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> DataLoader[Any]:
     """A DataLoader over prepared batches of keys."""
     return DataLoader(
         samples,

@@ -236,7 +236,7 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
             raise
     rows = curve.rows
     best = max(range(len(rows)), key=lambda i: rows[i]["val_top1"])
-    result = RunResult(
+    return RunResult(
         seed=settings.seed,
         top1=rows[-1]["val_top1"],
         top5=rows[-1]["val_top5"],
@@ -248,7 +248,6 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
         train_images_per_s=curve.train_images / max(curve.train_seconds, 1e-9),
         curve=rows,
     )
-    return result
 
 
 def evaluation_loader(

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
+from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
@@ -46,7 +46,7 @@ class ClassificationTask(LightningModule):
         self.top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
         self.top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
         self.mixup = (
-            Mixup(
+            Mixup(  # type: ignore[no-untyped-call]
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,
                 label_smoothing=recipe.label_smoothing,
@@ -106,7 +106,7 @@ class ClassificationTask(LightningModule):
             return
         step = self._bad_step
         if self.trainer.world_size > 1:
-            step = self.all_gather(step).max()
+            step = torch.as_tensor(self.all_gather(step)).max()
         if step >= 0:
             raise NonFiniteLossError(int(step), self.current_epoch)
 
