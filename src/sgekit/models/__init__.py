@@ -1,5 +1,7 @@
 """timm networks with attention. Importing this registers the `sge_` names with timm."""
 
+from timm.models import create_model
+
 from sgekit.models import zoo as _zoo  # noqa: F401  (registers)
 from sgekit.models.build import attention_sites, build
 from sgekit.models.listing import ModelInfo, default_input_size, describe, list_models
@@ -11,6 +13,7 @@ __all__ = [
     "attention_sites",
     "build",
     "count_operations",
+    "create_model",
     "default_input_size",
     "describe",
     "list_models",

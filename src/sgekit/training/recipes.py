@@ -158,14 +158,16 @@ RECIPES: dict[str, Recipe] = {
         # For small images and few cores; chosen on the built-in scenes with the plain network.
         Recipe(
             name="quick",
-            epochs=16,
+            epochs=8,
             batch_size=64,
             image_size=64,
-            lr=0.05,
+            optimizer="adamw",
+            lr=2e-3,
             lr_batch=64,
-            weight_decay=5e-4,
+            weight_decay=0.05,
+            decay_norm_and_bias=False,
             warmup_epochs=1,
-            crop_scale=(0.5, 1.0),
+            crop="shift",
             eval_crop=1.0,
         ),
         # A trained network on one's own images: small rate, short, gentle augmentation.

@@ -1,0 +1,112 @@
+"""Bad input gets one clear line and exit code 2, never a traceback."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sgekit.cli.main import main
+
+Maker = Callable[[Path], None]
+
+
+def one_class(root: Path) -> None:
+    (root / "data" / "train" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "data" / "train" / "cat" / "1.png")
+
+
+def no_images(root: Path) -> None:
+    for name in ("cat", "dog"):
+        (root / "data" / "train" / name).mkdir(parents=True)
+        (root / "data" / "train" / name / "notes.txt").write_text("nothing")
+
+
+def truncated(root: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = root / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(8):
+                Image.effect_noise((32, 32), 50).convert("RGB").save(folder / f"{number}.png")
+    bad = root / "data" / "train" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+
+
+def empty(root: Path) -> None:
+    (root / "data").mkdir()
+
+
+def nothing(root: Path) -> None:
+    pass
+
+
+DATA = ["--data", "data"]
+SMALL = [*DATA, "--model", "resnet10_small", "--image-size", "32", "--batch-size", "4"]
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "words"),
+    [
+        (nothing, ["compare", *DATA], ["data"]),
+        (empty, ["compare", *DATA], ["data"]),
+        (one_class, ["compare", *DATA], ["class"]),
+        (no_images, ["compare", *DATA], ["image"]),
+        (truncated, ["train", *SMALL], ["dog/3.png"]),
+        (nothing, ["compare", "--model", "resnet51"], ["resnet51", "near", "resnet50"]),
+        (nothing, ["compare", "--attention", "none,sgee"], ["sgee", "sge"]),
+        (nothing, ["compare", "--attention", "sge,sge"], ["twice"]),
+        (
+            nothing,
+            ["compare", "--groups", "48", "--attention", "none,sge"],
+            ["layer1.0", "32", "48", "16"],
+        ),
+        (nothing, ["compare", "--recipe", "slow"], ["slow", "quick"]),
+        (nothing, ["compare", "--set", "learning_rate=1"], ["learning_rate"]),
+        (nothing, ["compare", "--set", "lr"], ["FIELD=VALUE"]),
+        (nothing, ["compare", "--device", "cuda:9"], ["cuda:9"]),
+        (nothing, ["val", "--checkpoint", "none.ckpt"], ["none.ckpt"]),
+        (nothing, ["predict", "x.png", "--checkpoint", "none.ckpt"], ["none.ckpt"]),
+        (nothing, ["bench", "--batch-size", "0"], ["--batch-size", "0"]),
+        (nothing, ["models", "nothing*"], ["nothing*"]),
+        (nothing, ["scenes", "--out", "s", "--train", "-1"], ["train", "-1"]),
+    ],
+)
+def test_one_clear_line(
+    make: Maker,
+    arguments: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"sgekit {arguments[0]}: error: ")
+    assert all(word in error for word in words), error
+
+
+def test_a_harmful_checkpoint_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Harmful:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    file = tmp_path / "bad.ckpt"
+    file.write_bytes(pickle.dumps(Harmful(), protocol=2))
+    assert main(["val", "--checkpoint", str(file)]) == 2
+    assert "refused" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_skip_bad_counts_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncated(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *SMALL, "--skip-bad", "--epochs", "1", "--out", "run"]) == 0
+    assert "left out 1 images that cannot be read: " in capsys.readouterr().out
