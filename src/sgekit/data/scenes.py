@@ -47,7 +47,7 @@ class SceneConfig:
 
     image_size: int = 64
     classes: tuple[str, ...] = tuple(ANATOMY)
-    train: int = 2500
+    train: int = 2000
     val: int = 1000
     seed: int = 0
     noise: float = 0.07
