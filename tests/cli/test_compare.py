@@ -50,7 +50,7 @@ def test_compare_answers_with_table_and_report(
 
     # Other settings do not mix with it.
     other = sgekit(*command, "--lr", "0.2", code=2)
-    assert "holds a comparison with other settings (recipe.lr was 0.002, now 0.2)" in other.stderr
+    assert "holds a comparison with other settings (recipe.lr was 0.004, now 0.2)" in other.stderr
 
 
 def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path, sgekit: Sgekit) -> None:

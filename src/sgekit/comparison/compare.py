@@ -78,16 +78,15 @@ def compare(
     by_name = {contender["attention"]: contender for contender in contenders}
     runs = plan.runs(out)
     for number, settings in enumerate(runs, start=1):
-        entry = finished(settings)
+        entry, ended = finished(settings), ""
         if entry is None:
             label = f"[{number}/{len(runs)}] {settings.label}"
             result = run(settings.labelled(label), data, console)
             entry = result.plain()  # type: ignore[assignment]
             write_atomic(settings.out / "run.json", json.dumps(entry, indent=2).encode())
-            console.print(
+            ended = (
                 f"{label}: top-1 {100 * result.top1:.1f} % after {result.epochs} epochs, "
-                f"{result.seconds:.0f} s",
-                highlight=False,
+                f"{result.seconds:.0f} s"
             )
         by_name[settings.attention]["runs"].append(entry)  # type: ignore[arg-type]
         results["seconds"] = time.perf_counter() - began
@@ -95,6 +94,8 @@ def compare(
         results = summarise(results)
         by_name = {contender["attention"]: contender for contender in results["contenders"]}
         write_json(results, out / "results.json")
+        if ended:
+            console.print(ended, highlight=False)
     console.print("drawing the report")
     report = write_report(results, gate_examples(plan, data, out, device), out)
     return results, report
@@ -143,6 +144,7 @@ def _costs(plan: Plan, data: ImageData, out: Path, device: str, console: Console
                 list(plan.attention),
                 plan.baseline,
                 load,
+                seconds=5.0,
                 progress=lambda text: console.print(text, highlight=False),
             )
         )

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from sgekit.comparison.results import Cost, Speed, Spread
 from sgekit.training.recipes import Recipe
-from sgekit.training.run import PRECISIONS
 
-AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Load:
         return network.to(memory_format=torch.channels_last) if self.channels_last else network
 
     def autocast(self) -> torch.autocast:
-        dtype = AUTOCAST[PRECISIONS[self.precision]]
+        dtype = AUTOCAST[self.precision]
         return torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None)
 
 

@@ -158,17 +158,18 @@ RECIPES: dict[str, Recipe] = {
         # For small images and few cores; chosen on the built-in scenes with the plain network.
         Recipe(
             name="quick",
-            epochs=8,
+            epochs=7,
             batch_size=64,
             image_size=64,
             optimizer="adamw",
-            lr=2e-3,
+            lr=4e-3,
             lr_batch=64,
             weight_decay=0.05,
             decay_norm_and_bias=False,
             warmup_epochs=1,
             crop="shift",
             eval_crop=1.0,
+            channels_last=True,
         ),
         # A trained network on one's own images: small rate, short, gentle augmentation.
         Recipe(
