@@ -2,7 +2,6 @@
 links lead somewhere, and their tables are those of the code."""
 
 import argparse
-import inspect
 import re
 import shlex
 import unicodedata
@@ -18,7 +17,6 @@ import yaml  # type: ignore[import-untyped]
 
 from sgekit.cli.main import COMMANDS, command_parser, parser
 from sgekit.cli.options import recipe_from
-from sgekit.comparison.cost import measure
 from sgekit.comparison.results import Contender, Difference, Results, Run
 from sgekit.models import attention_sites, describe
 from sgekit.models.zoo import ARCHITECTURES, PREFIX
@@ -247,13 +245,6 @@ def test_attention() -> None:
 def test_implementations() -> None:
     told = ", ".join(row[0] for row in table("operation.md", "implementation"))
     assert set(re.findall(r'"(\w+)"', told)) == {"auto", *IMPLEMENTATIONS}
-
-
-def test_how_long_cost_is_measured() -> None:
-    bounds = inspect.signature(measure).parameters
-    rounds, seconds = bounds["rounds"].default, bounds["seconds"].default
-    text = " ".join((DOCS / "compare.md").read_text(encoding="utf-8").split())
-    assert f"There are up to {rounds} rounds in {seconds:g} seconds" in text
 
 
 def test_every_command_has_its_section() -> None:
