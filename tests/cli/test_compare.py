@@ -6,22 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sgekit.cli import main
 from tests.cli.conftest import Sgekit
 
-SMALL = ["--model", "resnet10_small", "--image-size", 32, "--batch-size", 12, "--epochs", 1]
+SMALL = ["--model", "resnet10_small", "--image-size", "32", "--batch-size", "12", "--epochs", "1"]
+
+
+def command(scenes: Path, out: Path, *more: str) -> list[str]:
+    return ["compare", "--data", str(scenes), *SMALL, "--out", str(out), *more]
 
 
 def test_compare_answers_with_table_and_report(
-    sgekit: Sgekit, scenes: Path, tmp_path: Path
+    sgekit: Sgekit, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["compare", "--data", scenes, *SMALL, "--seeds", "0,1", "--out", "out"]
-    done = sgekit(*command)
-    assert "none" in done.stdout
-    assert "sge" in done.stdout
-    assert done.stdout.rstrip().endswith("report: out/report.html")
+    out = tmp_path / "out"
+    done = sgekit(*command(scenes, out, "--seeds", "0,1"))
+    assert done.stdout.rstrip().endswith(f"report: {out / 'report.html'}")
     assert "epoch 1/1" in done.stderr
     assert "images/s" in done.stderr
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text())
     assert results["complete"]
     assert [c["attention"] for c in results["contenders"]] == ["none", "sge"]
     none, sge = results["contenders"]
@@ -31,32 +36,34 @@ def test_compare_answers_with_table_and_report(
     assert sge["difference"]["n"] == 2
     assert sge["cost"]["peak_memory_bytes"] > 0
     assert none["cost"]["train"]["ratio"]["median"] == 1.0
-    report = (tmp_path / "out" / "report.html").read_text()
-    assert "sgekit compare --data" in report
-    assert (tmp_path / "out" / "curves.png").stat().st_size > 1000
+    assert "sgekit compare --data" in (out / "report.html").read_text()
+    assert (out / "curves.png").stat().st_size > 1000
 
     # Again: nothing is trained, the answer is the same.
-    again = sgekit(*command)
-    assert "epoch" not in again.stderr
-    assert again.stdout == done.stdout
+    assert main(command(scenes, out, "--seeds", "0,1")) == 0
+    again = capsys.readouterr()
+    assert "epoch" not in again.err
+    assert results["conclusion"].split()[-1] in again.out
+    repeated = json.loads((out / "results.json").read_text())
+    assert [c["runs"] for c in repeated["contenders"]] == [none["runs"], sge["runs"]]
 
-    # A third seed and another contender are added to what is there.
-    more = [*command, "--attention", "none,sge,se"]
-    more[more.index("--seeds") + 1] = "0"
-    sgekit(*more)
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [len(c["runs"]) for c in results["contenders"]] == [1, 1, 1]
-    assert results["contenders"][0]["runs"][0] == none["runs"][0]
+    # Another contender is added to what is there.
+    assert main(command(scenes, out, "--seeds", "0", "--attention", "none,sge,se")) == 0
+    added = json.loads((out / "results.json").read_text())["contenders"]
+    assert [len(c["runs"]) for c in added] == [1, 1, 1]
+    assert added[0]["runs"][0] == none["runs"][0]
 
     # Other settings do not mix with it.
-    other = sgekit(*command, "--lr", "0.2", code=2)
-    assert "holds a comparison with other settings (recipe.lr was 0.004, now 0.2)" in other.stderr
+    capsys.readouterr()
+    assert main(command(scenes, out, "--lr", "0.2")) == 2
+    words = "holds a comparison with other settings (recipe.lr was 0.004, now 0.2)"
+    assert words in capsys.readouterr().err
 
 
-def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path, sgekit: Sgekit) -> None:
-    arguments = ["compare", "--data", scenes, *SMALL, "--seeds", "0", "--out", tmp_path / "out"]
+def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path) -> None:
+    arguments = command(scenes, tmp_path / "out", "--seeds", "0")
     child = subprocess.Popen(
-        [str(Path(sys.executable).with_name("sgekit")), *map(str, arguments)],
+        [str(Path(sys.executable).with_name("sgekit")), *arguments],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -75,7 +82,7 @@ def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path, sgekit:
     assert not partial["complete"]
     first = partial["contenders"][0]["runs"]
     assert len(first) == 1
-    sgekit(*arguments)
+    assert main(arguments) == 0
     whole = json.loads((tmp_path / "out" / "results.json").read_text())
     assert whole["complete"]
     assert whole["contenders"][0]["runs"] == first

@@ -1,3 +1,4 @@
+import importlib
 import subprocess
 import sys
 
@@ -62,7 +63,7 @@ def test_what_an_extra_brings_is_named(
     def missing(_: str) -> None:
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning.pytorch")
 
-    monkeypatch.setattr("sgekit.cli.main.importlib.import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     assert main(["compare"]) == 2
     assert (
         "needs lightning; install it with: pip install 'sgekit[train]'" in capsys.readouterr().err

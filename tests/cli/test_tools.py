@@ -13,16 +13,16 @@ def test_models_counts_what_attention_does(sgekit: Sgekit, tmp_path: Path) -> No
     rows = json.loads((tmp_path / "m" / "results.json").read_text())["models"]
     plain, sge = rows
     assert plain["operations"]["multiply_adds"] == sge["operations"]["multiply_adds"]
-    assert sge["operations"]["attention"] > 40e6  # 11 million numbers, several operations each
+    assert sge["operations"]["attention"] > 30e6  # 11 million numbers, three operations each
 
 
 def test_bench_measures_side_by_side(sgekit: Sgekit, tmp_path: Path) -> None:
     done = sgekit(
         "bench", "--model", "resnet10_small", "--batch-size", 4, "--image-size", 32,
-        "--attention", "none,sge,se", "--rounds", 5, "--out", "b",
+        "--rounds", 5, "--out", "b",
     )  # fmt: skip
     rows = json.loads((tmp_path / "b" / "results.json").read_text())["rows"]
-    assert [row["attention"] for row in rows] == ["none", "sge", "se"]
+    assert [row["attention"] for row in rows] == ["none", "sge"]
     for row in rows:
         for kind in ("train", "inference"):
             spread = row["cost"][kind]["images_per_s"]

@@ -38,7 +38,8 @@ def colours() -> ImageData:
 
 @pytest.fixture
 def tiny() -> Recipe:
-    return get_recipe("quick", {"epochs": 2, "batch_size": 12, "image_size": 32, "lr": 2e-3})
+    changes = {"optimizer": "sgd", "lr": 0.02, "epochs": 2, "batch_size": 12, "image_size": 32}
+    return get_recipe("quick", changes)
 
 
 def write_folder(data: ImageData, root: Path) -> Path:

@@ -128,6 +128,9 @@ def test_a_run_in_the_way_is_not_overwritten(
         InputError, match="another network: this run has attention se instead of sge"
     ):
         run(other, colours, QUIET)
+    longer = settings(one.with_overrides({"lr": 0.1}), tmp_path, resume=True, seed=1)
+    with pytest.raises(InputError, match=r"trained otherwise \(lr was 0.02, now 0.1; seed was 0"):
+        run(longer, colours, QUIET)
     # Resuming what is finished reads it.
     again = run(settings(one, tmp_path, resume=True), colours, QUIET)
     assert again.epochs == 1

@@ -1,7 +1,7 @@
 """Measure contenders side by side: parameters, operations, images/s, peak memory.
 
 Their steps are timed in turn in one process, the order turned round every time; medians
-with first and ninth deciles, and the time relative to the first contender.
+with first and ninth deciles, and the time relative to none (else the first contender).
 """
 
 import argparse
@@ -68,6 +68,7 @@ def execute(options: argparse.Namespace) -> int:
         options.channels_last,
     )
     names = list(options.attention)
+    baseline = "none" if "none" in names else names[0]
 
     def make(attention: str) -> Any:
         return build(options.model, attention, groups=options.groups, num_classes=options.classes)
@@ -89,7 +90,7 @@ def execute(options: argparse.Namespace) -> int:
     costs = measure(
         make,
         names,
-        names[0],
+        baseline,
         load,
         rounds=options.rounds,
         seconds=options.seconds,
@@ -99,20 +100,25 @@ def execute(options: argparse.Namespace) -> int:
         console.print(f"measuring the peak memory of {row['attention']}", highlight=False)
         memory = peak_memory(options.model, row["attention"], options.groups, load, {})
         row["cost"] = costs[row["attention"]] | {"peak_memory_bytes": memory}
-    Console().print(_table(options, rows))
+    Console().print(_table(options, baseline, rows))
     output.write_results(
         options,
         "bench",
-        {"load": load.__dict__, "environment": environment(load.device), "rows": rows},
+        {
+            "load": load.__dict__,
+            "baseline": baseline,
+            "environment": environment(load.device),
+            "rows": rows,
+        },
     )
     return 0
 
 
-def _table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
+def _table(options: argparse.Namespace, baseline: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(
         title=f"{options.model}, batch {options.batch_size}, {options.image_size} pixels, "
         f"{options.precision}",
-        caption=f"time: relative to {rows[0]['attention']} (first to ninth decile); operations "
+        caption=f"time: relative to {baseline} (first to ninth decile); operations "
         "of one image: multiply-adds of convolutions and linear layers + all others",
     )
     for heading in (
@@ -128,6 +134,7 @@ def _table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="left" if heading == "attention" else "right")
     for row in rows:
         count, cost = row["operations"], row["cost"]
+        memory = cost["peak_memory_bytes"]
         cells = []
         for kind in ("train", "inference"):
             ratio = cost[kind]["ratio"]
@@ -140,6 +147,6 @@ def _table(options: argparse.Namespace, rows: list[dict[str, Any]]) -> Table:
             f"{row['parameters']:,}",
             f"{count['multiply_adds'] / 1e9:.3f} + {count['other'] / 1e9:.3f} G",
             *cells,
-            f"{cost['peak_memory_bytes'] / 2**20:,.0f} MiB",
+            f"{memory / 2**20:,.0f} MiB" if memory is not None else "–",
         )
     return table

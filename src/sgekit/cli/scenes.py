@@ -1,7 +1,10 @@
 """Write the built-in scenes as an image folder with COCO annotations and part masks."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
+
+from rich.console import Console
+from rich.progress import Progress
 
 from sgekit.cli import output
 from sgekit.data import SceneConfig, write_scenes
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=default.noise,
         metavar="FLOAT",
-        help=f"strength of the background's noise ({default.noise})",
+        help=f"largest change of a pixel by noise, 1 is black to white ({default.noise})",
     )
 
 
@@ -42,6 +45,11 @@ def execute(options: argparse.Namespace) -> int:
     names = ("image_size", "train", "val", "seed", "distractors", "noise")
     config = replace(SceneConfig(), **{name: getattr(options, name) for name in names})
     out = output.out_dir(options)
-    write_scenes(config, out)
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("drawing", total=None)
+        write_scenes(
+            config, out, progress=lambda done, of: bar.update(task, completed=done, total=of)
+        )
     print(f"{config.train} training and {config.val} validation scenes: {out}")
+    output.write_results(options, "scenes", {"config": asdict(config)})
     return 0

@@ -15,7 +15,8 @@ EXAMPLES = """examples:
   sgekit train --data imagenet --model resnet50 --recipe imagenet-resnet --precision bf16
   torchrun --nproc-per-node=8 -m sgekit train --data imagenet --model resnet50 \\
       --recipe imagenet-resnet --out runs/imagenet
-  sgekit train --data photos --out runs/photos --resume"""
+  sgekit train --data photos --model resnet50 --attention sge --out runs/photos --resume
+      goes on with the first example's run"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -95,6 +95,8 @@ def interleave(
     def synchronize() -> None:
         if device == "cuda":
             torch.cuda.synchronize()
+        elif device == "mps":
+            torch.mps.synchronize()
 
     for step in steps.values():
         step()

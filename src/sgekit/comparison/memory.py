@@ -7,7 +7,6 @@ an earlier network freed would hide the growth. So this file is also a program.
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,11 +27,14 @@ def peak_memory(
     groups: int | str | None,
     load: Load,
     extra: dict[str, Any],
-) -> int:
+) -> int | None:
     """Bytes of one training step above the network's own; ``extra`` goes to ``build``.
 
+    None where nothing tells it: on Windows, and on devices other than CPU and CUDA.
     Raises InputError where the measuring process fails, with its last line.
     """
+    if load.device not in ("cpu", "cuda") or sys.platform == "win32":
+        return None
     task = {
         "model": model,
         "attention": attention,
@@ -70,6 +72,8 @@ def _grown_by(step: Callable[[], None]) -> int:
         reset.write_text("5")  # Linux: forget the peak so far
         step()
         return _status("VmHWM") - before
+    import resource  # not on Windows
+
     # Elsewhere only the peak since the start is known, in bytes on macOS.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()

@@ -93,7 +93,7 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
             out,
             f"Training and inference time relative to the baseline: {cells}.",
             "Time for the same work, from 1.00× (equal) to the right (slower) or left (faster). "
-            "Line: smallest to largest of the repeats.",
+            "Line: first to ninth decile of the repeats.",
         )
     return charts
 

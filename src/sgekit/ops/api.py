@@ -31,8 +31,9 @@ def spatial_group_enhance(
     equations. The result is laid out in memory as `x` is, in the dtype of `x`, promoted
     with that of `residual`; statistics are taken in float32, or float64 for float64 `x`.
 
-    A constant map, and a map of one position, has the gate sigmoid(bias) and lets no
-    gradient through its statistics. Empty batches and maps give empty results.
+    A constant map, and a map of one position, has the gate sigmoid(bias); where std = 0 the
+    gradient through std is taken as 0 and that through c - mean(c) stays, divided by eps.
+    Empty batches and maps give empty results.
 
     `impl` is "auto", "reference" (plain PyTorch), "cpu" or "triton". One named explicitly
     runs or raises with the reason; `available` lists what would run. Under torch.compile,

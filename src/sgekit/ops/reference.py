@@ -12,8 +12,8 @@ channels over n positions, with the vector x_i at position i:
 
 Two departures change nothing in exact arithmetic and keep the digits in fp32 when the
 mean is far larger than the deviation: c_i is taken from x_i - g, and its mean, then only
-a rounding error, is subtracted as well. Where std = 0 (a constant map, or n = 1) t is 0
-and nothing flows back through it, so that the gate is sigmoid(bias).
+a rounding error, is subtracted as well. Where std = 0 (a constant map, or n = 1) t is 0,
+so that the gate is sigmoid(bias), and nothing flows back through std itself.
 
 Everything here is differentiable any number of times, traceable and exportable.
 """

@@ -15,6 +15,7 @@ from sgekit.errors import InputError
 from sgekit.models import build
 
 KEY = "sgekit"
+TRAINING = "sgekit_training"
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,9 @@ def train_transform(recipe: Recipe) -> Transform:
         transforms.CenterCrop(size),
     ]
     if recipe.crop == "shift":
-        steps.append(transforms.RandomCrop(size, padding=max(1, size // 16), padding_mode="reflect"))
+        steps.append(
+            transforms.RandomCrop(size, padding=max(1, size // 16), padding_mode="reflect")
+        )
     if recipe.hflip:
         steps.append(transforms.RandomHorizontalFlip(recipe.hflip))
     if recipe.color_jitter:

@@ -21,6 +21,7 @@ from sgekit.errors import InputError
 from sgekit.models import build
 from sgekit.training.callbacks import Bar, Curve, Sign
 from sgekit.training.checkpoint import (
+    TRAINING,
     AtomicCheckpointIO,
     Identity,
     identity_of,
@@ -150,7 +151,7 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     """Train one network and evaluate it after every epoch.
 
     Leaves in ``settings.out``: last.ckpt, best.ckpt (by accuracy; the later of equals),
-    logs/ (CSV and TensorBoard) and run.json. With ``resume`` it goes on from last.ckpt,
+    and logs/ (CSV and TensorBoard). With ``resume`` it goes on from last.ckpt,
     to the same weights that an uninterrupted run reaches. Raises InputError on bad
     settings or files, NonFiniteLossError when the loss stops being a number.
     """
@@ -170,11 +171,18 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
         saved = read_checkpoint(last)
         if words := who.differences(identity_of(saved, last)):
             raise InputError(f"{last} is of another network: this run has {words}")
+        asked = recipe.flat() | {"seed": settings.seed}
+        if changed := [k for k, v in asked.items() if saved[TRAINING].get(k) != v]:
+            texts = [f"{k} was {saved[TRAINING].get(k)}, now {asked[k]}" for k in changed[:4]]
+            raise InputError(
+                f"{last} was trained otherwise ({'; '.join(texts)}); resume with the same "
+                "settings or choose another --out"
+            )
         del saved
     network = build_network(settings, len(data.classes))
     task = ClassificationTask(network, recipe, len(data.classes), settings.seed)
     curve = Curve()
-    callbacks: list[Callback] = [curve, Sign(who)]
+    callbacks: list[Callback] = [curve, Sign(who, recipe, settings.seed)]
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     if rank == 0:
