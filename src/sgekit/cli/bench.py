@@ -17,7 +17,7 @@ from sgekit.comparison.cost import Load, measure
 from sgekit.comparison.memory import peak_memory
 from sgekit.models import build, describe
 from sgekit.training.environment import environment
-from sgekit.training.run import resolve_device
+from sgekit.training.machine import resolve_device
 
 EXAMPLES = """examples:
   sgekit bench

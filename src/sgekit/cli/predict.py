@@ -11,7 +11,7 @@ from sgekit.cli import output
 from sgekit.data.decode import decode
 from sgekit.training.checkpoint import load_network
 from sgekit.training.evaluate import find_images, predict
-from sgekit.training.run import resolve_device
+from sgekit.training.machine import resolve_device
 
 EXAMPLES = """examples:
   sgekit predict cat.jpg --checkpoint runs/photos/best.ckpt

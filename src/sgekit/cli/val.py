@@ -9,7 +9,7 @@ from sgekit.cli import output
 from sgekit.training.checkpoint import load_network
 from sgekit.training.environment import environment
 from sgekit.training.evaluate import evaluate
-from sgekit.training.run import default_workers, resolve_device
+from sgekit.training.machine import default_workers, resolve_device
 
 EXAMPLES = """examples:
   sgekit val --checkpoint runs/train/best.ckpt

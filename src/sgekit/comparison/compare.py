@@ -26,8 +26,9 @@ from sgekit.data import ImageData
 from sgekit.files import write_atomic
 from sgekit.models import build, describe
 from sgekit.training.environment import environment
+from sgekit.training.machine import resolve_device
 from sgekit.training.results import describe_data
-from sgekit.training.run import build_extras, resolve_device, run
+from sgekit.training.run import build_extras, run
 
 
 def compare(

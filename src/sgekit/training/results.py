@@ -4,7 +4,8 @@ from typing import Any
 
 from sgekit.data import ImageData
 from sgekit.training.environment import environment
-from sgekit.training.run import RunResult, RunSettings, resolve_device
+from sgekit.training.machine import resolve_device
+from sgekit.training.run import RunResult, RunSettings
 
 
 def describe(settings: RunSettings, data: ImageData, result: RunResult) -> dict[str, Any]:

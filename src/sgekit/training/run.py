@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -35,6 +36,12 @@ from sgekit.training.loaders import (
     loader,
     seed_everything,
     train_transform,
+)
+from sgekit.training.machine import (
+    check_hardware,
+    default_workers,
+    resolve_device,
+    world_and_rank,
 )
 from sgekit.training.recipes import Recipe
 from sgekit.training.task import ClassificationTask
@@ -110,30 +117,6 @@ def build_network(settings: RunSettings, num_classes: int) -> nn.Module:
     )
 
 
-def default_workers(device: str) -> int:
-    """Loader processes: none where they would take the cores that train."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if resolve_device(device) == "cpu":
-        return 0 if cores < 4 else 2
-    return max(1, min(8, cores // processes - 1))
-
-
-def resolve_device(device: str) -> str:
-    """Lightning's accelerator name. Raises InputError for one that is not here."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda", "mps"):
-        raise InputError(f"device {device!r} is none of auto, cpu, cuda, mps")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda was asked for, but torch finds no CUDA GPU here")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise InputError("device mps was asked for, but torch finds none here")
-    return device
-
-
 def identity(settings: RunSettings, classes: tuple[str, ...]) -> Identity:
     recipe = settings.recipe
     return Identity(
@@ -150,45 +133,77 @@ def identity(settings: RunSettings, classes: tuple[str, ...]) -> Identity:
 def run(settings: RunSettings, data: ImageData, console: Console | None = None) -> RunResult:
     """Train one network and evaluate it after every epoch.
 
-    Leaves in ``settings.out``: last.ckpt, best.ckpt (by accuracy; the later of equals),
+    Leaves in ``settings.out``: last.ckpt, best.ckpt (by accuracy; the earlier of equals),
     and logs/ (CSV and TensorBoard). With ``resume`` it goes on from last.ckpt,
     to the same weights that an uninterrupted run reaches. Raises InputError on bad
     settings or files, NonFiniteLossError when the loss stops being a number.
     """
     recipe = settings.recipe
-    console = console or Console(stderr=True)
     accelerator = resolve_device(settings.device)
     check_hardware(recipe, accelerator)
+    who = identity(settings, data.classes)
     settings.out.mkdir(parents=True, exist_ok=True)
     last = settings.out / "last.ckpt"
-    who = identity(settings, data.classes)
     if last.exists():
-        if not settings.resume:
-            raise InputError(
-                f"{settings.out} already holds a run; add --resume to go on with it, "
-                "or choose another --out"
-            )
-        saved = read_checkpoint(last)
-        if words := who.differences(identity_of(saved, last)):
-            raise InputError(f"{last} is of another network: this run has {words}")
-        asked = recipe.flat() | {"seed": settings.seed}
-        if changed := [k for k, v in asked.items() if saved[TRAINING].get(k) != v]:
-            texts = [f"{k} was {saved[TRAINING].get(k)}, now {asked[k]}" for k in changed[:4]]
-            raise InputError(
-                f"{last} was trained otherwise ({'; '.join(texts)}); resume with the same "
-                "settings or choose another --out"
-            )
-        del saved
-    network = build_network(settings, len(data.classes))
-    task = ClassificationTask(network, recipe, len(data.classes), settings.seed)
+        _check_resumable(last, settings, who)
+    classes = len(data.classes)
+    task = ClassificationTask(build_network(settings, classes), recipe, classes, settings.seed)
     curve = Curve()
-    callbacks: list[Callback] = [curve, Sign(who, recipe, settings.seed)]
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    if rank == 0:
+    workers = default_workers(settings.device) if settings.workers is None else settings.workers
+    pin = accelerator == "cuda"
+    train = training_loader(data, settings, workers, pin)
+    val = evaluation_loader(data, who, recipe.batch_size, workers, pin)
+    with quiet(), _interruptible():
+        trainer = make_trainer(
+            accelerator,
+            precision=PRECISIONS[recipe.precision],
+            max_epochs=recipe.epochs,
+            accumulate_grad_batches=recipe.accumulate,
+            gradient_clip_val=recipe.clip_grad_norm or None,
+            sync_batchnorm=recipe.bn == "sync" and world_and_rank()[0] > 1,
+            callbacks=_callbacks(settings, who, curve, console or Console(stderr=True)),
+            logger=_loggers(settings),
+            log_every_n_steps=20,
+            num_sanity_val_steps=0,
+        )
+        try:
+            trainer.fit(task, train, val, ckpt_path=str(last) if last.exists() else None)
+        except SystemExit as error:
+            # Lightning turns Ctrl-C into an exit of the whole program; callers want to know.
+            if trainer.interrupted:
+                raise KeyboardInterrupt from error
+            raise
+    return _result(settings.seed, curve)
+
+
+def _check_resumable(last: Path, settings: RunSettings, who: Identity) -> None:
+    """Raise InputError unless the run in the way is this very run, to be gone on with."""
+    if not settings.resume:
+        raise InputError(
+            f"{settings.out} already holds a run; add --resume to go on with it, "
+            "or choose another --out"
+        )
+    saved = read_checkpoint(last)
+    if words := who.differences(identity_of(saved, last)):
+        raise InputError(f"{last} is of another network: this run has {words}")
+    then, now = saved[TRAINING], settings.recipe.flat() | {"seed": settings.seed}
+    if changed := [name for name, value in now.items() if then.get(name) != value]:
+        texts = [f"{name} was {then.get(name)}, now {now[name]}" for name in changed[:4]]
+        raise InputError(
+            f"{last} was trained otherwise ({'; '.join(texts)}); resume with the same "
+            "settings or choose another --out"
+        )
+
+
+def _callbacks(
+    settings: RunSettings, who: Identity, curve: Curve, console: Console
+) -> list[Callback]:
+    callbacks: list[Callback] = [curve, Sign(who, settings.recipe, settings.seed)]
+    if world_and_rank()[1] == 0:
         callbacks.append(Bar(console, settings.label, curve))
-    if recipe.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    if settings.recipe.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=settings.recipe.ema_decay))
+    # Last, so that what it saves holds what the others have noted of the epoch.
     callbacks.append(
         ModelCheckpoint(
             dirpath=settings.out,
@@ -200,57 +215,27 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
             auto_insert_metric_name=False,
         )
     )
-    workers = default_workers(settings.device) if settings.workers is None else settings.workers
-    pin = accelerator == "cuda"
-    train = loader(
-        Samples(data.train, train_transform(recipe), settings.seed),
-        TrainBatches(
-            len(data.train),
-            recipe.batch_size,
-            settings.seed,
-            rank,
-            world,
-            recipe.accumulate,
-        ),
-        workers,
-        pin,
-    )
-    val = evaluation_loader(data, who, recipe.batch_size, workers, pin)
-    with quiet():
-        loggers: list[Any] = [CSVLogger(settings.out, name="logs")]
-        if settings.tensorboard:
-            version = loggers[0].version
-            loggers.append(
-                TensorBoardLogger(settings.out, name="logs", version=f"version_{version}")
-            )
-        trainer = make_trainer(
-            accelerator,
-            precision=PRECISIONS[recipe.precision],
-            max_epochs=recipe.epochs,
-            accumulate_grad_batches=recipe.accumulate,
-            gradient_clip_val=recipe.clip_grad_norm or None,
-            sync_batchnorm=recipe.bn == "sync" and world > 1,
-            callbacks=callbacks,
-            logger=loggers,
-            log_every_n_steps=20,
-            num_sanity_val_steps=0,
-        )
-        try:
-            trainer.fit(task, train, val, ckpt_path=str(last) if last.exists() else None)
-        except SystemExit as error:
-            # Lightning turns Ctrl-C into an exit of the whole program; callers want to know.
-            if trainer.interrupted:
-                raise KeyboardInterrupt from error
-            raise
+    return callbacks
+
+
+def _loggers(settings: RunSettings) -> list[Any]:
+    table = CSVLogger(settings.out, name="logs")
+    if not settings.tensorboard:
+        return [table]
+    version = f"version_{table.version}"
+    return [table, TensorBoardLogger(settings.out, name="logs", version=version)]
+
+
+def _result(seed: int, curve: Curve) -> RunResult:
     rows = curve.rows
-    best = max(range(len(rows)), key=lambda i: rows[i]["val_top1"])
+    best = max(rows, key=lambda row: row["val_top1"])
     return RunResult(
-        seed=settings.seed,
+        seed=seed,
         top1=rows[-1]["val_top1"],
         top5=rows[-1]["val_top5"],
         loss=rows[-1]["val_loss"],
-        best_top1=rows[best]["val_top1"],
-        best_epoch=int(rows[best]["epoch"]),
+        best_top1=best["val_top1"],
+        best_epoch=int(best["epoch"]),
         epochs=len(rows),
         seconds=curve.seconds,
         train_images_per_s=curve.train_images / max(curve.train_seconds, 1e-9),
@@ -258,14 +243,21 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     )
 
 
+def training_loader(data: ImageData, settings: RunSettings, workers: int, pin_memory: bool) -> Any:
+    """This process's share of every training batch."""
+    recipe, (world, rank) = settings.recipe, world_and_rank()
+    samples = Samples(data.train, train_transform(recipe), settings.seed)
+    batches = TrainBatches(
+        len(data.train), recipe.batch_size, settings.seed, rank, world, recipe.accumulate
+    )
+    return loader(samples, batches, workers, pin_memory)
+
+
 def evaluation_loader(
     data: ImageData, who: Identity, batch_size: int, workers: int, pin_memory: bool
 ) -> Any:
     """Every evaluation image once over all processes, as the network wants it."""
-    world, rank = (
-        int(os.environ.get("WORLD_SIZE", "1")),
-        int(os.environ.get("RANK", "0")),
-    )
+    world, rank = world_and_rank()
     samples = Samples(
         data.val,
         eval_transform(who.image_size, who.eval_crop, who.interpolation),
@@ -279,18 +271,9 @@ def evaluation_loader(
     )
 
 
-def check_hardware(recipe: Recipe, accelerator: str) -> None:
-    """Raise InputError for a recipe that this device cannot run."""
-    if accelerator == "cpu":
-        if recipe.precision == "fp16":
-            raise InputError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
-        if recipe.bn == "sync":
-            raise InputError("bn sync needs GPUs: torch's SyncBatchNorm does not run on a CPU")
-
-
 def make_trainer(accelerator: str, **options: Any) -> Trainer:
     """A Lightning trainer that takes its processes from torchrun, if there are any."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world, _ = world_and_rank()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return Trainer(
         accelerator=accelerator,
@@ -303,6 +286,19 @@ def make_trainer(accelerator: str, **options: Any) -> Trainer:
         enable_progress_bar=False,
         **options,
     )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C its meaning back: Lightning leaves it ignored once it was pressed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager
