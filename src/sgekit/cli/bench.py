@@ -6,8 +6,9 @@ with first and ninth deciles, and the time relative to none (else the first cont
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.comparison.cost import Load, measure
 from sgekit.comparison.memory import peak_memory
+from sgekit.comparison.results import Speed
 from sgekit.models import build, describe
 from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
@@ -116,37 +118,34 @@ def execute(options: argparse.Namespace) -> int:
 
 def _table(options: argparse.Namespace, baseline: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
         title=f"{options.model}, batch {options.batch_size}, {options.image_size} pixels, "
         f"{options.precision}",
         caption=f"time: relative to {baseline} (first to ninth decile); operations "
         "of one image: multiply-adds of convolutions and linear layers + all others",
     )
-    for heading in (
-        "attention",
-        "parameters",
-        "operations",
-        "training",
-        "time",
-        "inference",
-        "time",
-        "memory",
-    ):
-        table.add_column(heading, justify="left" if heading == "attention" else "right")
+    for heading in ("attention", "parameters", "operations", "training", "inference", "memory"):
+        side: Literal["left", "right"] = "left" if heading == "attention" else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
     for row in rows:
         count, cost = row["operations"], row["cost"]
         memory = cost["peak_memory_bytes"]
-        cells = []
-        for kind in ("train", "inference"):
-            ratio = cost[kind]["ratio"]
-            cells += [
-                f"{cost[kind]['images_per_s']['median']:,.1f} img/s",
-                f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f})",
-            ]
         table.add_row(
             row["attention"],
             f"{row['parameters']:,}",
-            f"{count['multiply_adds'] / 1e9:.3f} + {count['other'] / 1e9:.3f} G",
-            *cells,
+            f"{count['multiply_adds'] / 1e9:.3f} G\n+ {count['other'] / 1e9:.3f} G",
+            _speed(cost["train"]),
+            _speed(cost["inference"]),
             f"{memory / 2**20:,.0f} MiB" if memory is not None else "–",
         )
     return table
+
+
+def _speed(speed: Speed) -> str:
+    rate, ratio = speed["images_per_s"], speed["ratio"]
+    return (
+        f"{rate['median']:,.1f} img/s\n"
+        f"{ratio['median']:.2f}× {ratio['low']:.2f}–{ratio['high']:.2f}"
+    )

@@ -7,7 +7,9 @@ counter behind the paper's GFLOPs leaves out.
 
 import argparse
 from dataclasses import asdict
+from typing import Literal
 
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -54,20 +56,16 @@ def execute(options: argparse.Namespace) -> int:
         for attention in options.attention
     ]
     table = Table(
-        caption="one image; M = 10⁶, G = 10⁹; conv + linear: multiply-adds, as usually reported; "
-        "other: every other operation; attention: what its layers take in all, SGE's mean, dot "
-        "product, normalisation and gate included"
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        caption="one image of px × px; M = 10⁶, G = 10⁹; MACs: multiply-adds of convolutions and "
+        "linear layers, as usually reported; other: every other operation; layers: what the attention "
+        "layers take in all, SGE's mean, dot product, normalisation and gate included",
     )
-    for heading in (
-        "model",
-        "attention",
-        "pixels",
-        "parameters",
-        "conv + linear",
-        "other",
-        "attention",
-    ):
-        table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
+    for heading in ("model", "attention", "px", "parameters", "MACs", "other", "layers"):
+        side: Literal["left", "right"] = "left" if heading in ("model", "attention") else "right"
+        table.add_column(heading, justify=side, no_wrap=True)
     for row in rows:
         count = row.operations
         table.add_row(
