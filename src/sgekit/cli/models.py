@@ -59,9 +59,10 @@ def execute(options: argparse.Namespace) -> int:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        caption="one image of px × px; M = 10⁶, G = 10⁹; MACs: multiply-adds of convolutions and "
-        "linear layers, as usually reported; other: every other operation; layers: what the attention "
-        "layers take in all, SGE's mean, dot product, normalisation and gate included",
+        caption="one image of px × px; M = 10⁶, G = 10⁹; MACs: multiply-adds of convolutions "
+        "and linear layers, as usually reported; other: every other operation; layers: what "
+        "the attention layers take in all, SGE's mean, dot product, normalisation and gate "
+        "included",
     )
     for heading in ("model", "attention", "px", "parameters", "MACs", "other", "layers"):
         side: Literal["left", "right"] = "left" if heading in ("model", "attention") else "right"
