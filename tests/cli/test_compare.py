@@ -47,11 +47,22 @@ def test_compare_answers_with_table_and_report(
     repeated = json.loads((out / "results.json").read_text())
     assert [c["runs"] for c in repeated["contenders"]] == [none["runs"], sge["runs"]]
 
-    # Another contender is added to what is there.
-    assert main(command(scenes, out, "--seeds", "0", "--attention", "none,sge,se")) == 0
-    added = json.loads((out / "results.json").read_text())["contenders"]
-    assert [len(c["runs"]) for c in added] == [1, 1, 1]
-    assert added[0]["runs"][0] == none["runs"][0]
+    # Another contender is added to what is there; damaged costs are measured again.
+    (out / "cost.json").write_text("{")
+    assert main(command(scenes, out, "--seeds", "0", "--attention", "none,se")) == 0
+    added = json.loads((out / "results.json").read_text())
+    assert added["complete"]
+    assert added["settings"]["seeds"] == [0, 1]
+    runs = {c["attention"]: c["runs"] for c in added["contenders"]}
+    assert {name: len(r) for name, r in runs.items()} == {"none": 2, "se": 1, "sge": 2}
+    assert (runs["none"], runs["sge"]) == (none["runs"], sge["runs"])
+
+    # A run's file that cannot be read is named, with what to do.
+    capsys.readouterr()
+    file = out / "runs" / "sge-seed1" / "run.json"
+    file.write_text("[]")
+    assert main(command(scenes, out, "--seeds", "0,1")) == 2
+    assert f"delete {file.parent} to train this run again" in capsys.readouterr().err
 
     # Other settings do not mix with it.
     capsys.readouterr()

@@ -40,7 +40,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, plain_pickle: bool) 
     assert not evidence.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("content", [b"", b"junk", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.ckpt"
     file.write_bytes(content)
@@ -62,6 +62,10 @@ def test_foreign_checkpoints_are_told_apart(tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "tensor.ckpt")
     with pytest.raises(InputError, match="holds a Tensor"):
         read_checkpoint(tmp_path / "tensor.ckpt")
+    for bad in ({"model": "resnet18"}, WHO.plain() | {"colour": "red"}):
+        torch.save({"state_dict": {}, "sgekit": bad}, tmp_path / "version.ckpt")
+        with pytest.raises(InputError, match="written by another version"):
+            load_network(tmp_path / "version.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="not written by sgekit"):
         load_network(tmp_path / "other.ckpt")

@@ -41,16 +41,20 @@ def test_two_epochs_learn_something(colours: ImageData, tiny: Recipe, tmp_path: 
     assert list((tmp_path / "logs").rglob("metrics.csv"))
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "drop_path": 0.2, "mixup": 0.2}])
+@pytest.mark.parametrize(
+    ("extra", "workers"),
+    [({}, 0), ({"ema_decay": 0.9, "drop_path": 0.2, "mixup": 0.2}, 2)],
+)
 def test_resuming_equals_not_stopping(
     colours: ImageData,
     tiny: Recipe,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     extra: dict[str, Any],
+    workers: int,
 ) -> None:
     recipe = tiny.with_overrides({"epochs": 3, **extra})
-    whole = run(settings(recipe, tmp_path / "whole"), colours, QUIET)
+    whole = run(settings(recipe, tmp_path / "whole", workers=workers), colours, QUIET)
 
     # Stop in the middle of the second epoch, as Ctrl-C does.
     steps = 0
@@ -65,16 +69,39 @@ def test_resuming_equals_not_stopping(
 
     monkeypatch.setattr(ClassificationTask, "training_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(settings(recipe, tmp_path / "parts"), colours, QUIET)
+        run(settings(recipe, tmp_path / "parts", workers=workers), colours, QUIET)
     monkeypatch.undo()
     assert read_checkpoint(tmp_path / "parts" / "last.ckpt")["epoch"] == 0
-    rest = run(settings(recipe, tmp_path / "parts", resume=True), colours, QUIET)
+    again = settings(recipe, tmp_path / "parts", workers=workers, resume=True)
+    rest = run(again, colours, QUIET)
 
     mine, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert rest.curve == whole.curve
     assert (rest.top1, rest.best_epoch) == (whole.top1, whole.best_epoch)
+
+
+def test_last_is_the_last_epoch_and_best_the_best(
+    colours: ImageData, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other labels every epoch: what has been learned counts as wrong later.
+    original = ClassificationTask.validation_step
+
+    def worse_later(self: Any, batch: Any, index: int) -> None:
+        images, labels = batch
+        original(self, (images, (labels + (self.current_epoch > 0)) % 3), index)
+
+    monkeypatch.setattr(ClassificationTask, "validation_step", worse_later)
+    result = run(settings(tiny.with_overrides({"epochs": 3}), tmp_path), colours, QUIET)
+    assert read_checkpoint(tmp_path / "last.ckpt")["epoch"] == 2
+    assert read_checkpoint(tmp_path / "best.ckpt")["epoch"] == result.best_epoch - 1 < 2
+    assert sorted(p.name for p in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_one_value_a_channel_is_explained(colours: ImageData, tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="use a larger --batch-size or --image-size"):
+        run(settings(tiny.with_overrides({"batch_size": 1}), tmp_path), colours, QUIET)
 
 
 def test_contenders_start_from_the_same_weights(tiny: Recipe, tmp_path: Path) -> None:

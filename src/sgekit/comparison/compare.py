@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -12,7 +13,7 @@ import sgekit
 from sgekit.comparison.cost import Load, measure
 from sgekit.comparison.examples import gate_examples
 from sgekit.comparison.memory import peak_memory
-from sgekit.comparison.plan import Plan, claim, default_out, finished, fixed_part
+from sgekit.comparison.plan import Plan, claim, default_out, extended, finished, fixed_part
 from sgekit.comparison.report import write_report
 from sgekit.comparison.results import (
     SCHEMA,
@@ -25,7 +26,7 @@ from sgekit.comparison.summary import summarise
 from sgekit.data import ImageData
 from sgekit.files import write_atomic
 from sgekit.models import build, describe
-from sgekit.training.environment import environment
+from sgekit.training.environment import environment, processor
 from sgekit.training.machine import resolve_device
 from sgekit.training.results import describe_data
 from sgekit.training.run import build_extras, run
@@ -43,7 +44,8 @@ def compare(
     """Train every contender with every seed; returns the results and the report's path.
 
     Goes on where an earlier call with the same settings stopped: finished runs are read,
-    an unfinished one resumes after its last epoch. Leaves in ``out`` results.json, report.html
+    an unfinished one resumes after its last epoch. Runs of other contenders and seeds that
+    have ended in ``out`` are part of the results. Leaves in ``out`` results.json, report.html
     and the figures, and brings them up to date after every run. Raises InputError on bad
     settings, NonFiniteLossError where a training diverges.
     """
@@ -51,8 +53,12 @@ def compare(
     device = resolve_device(plan.device)
     fixed = fixed_part(plan, data, path)
     out = out or default_out(fixed)
-    contenders = [_contender(plan, attention, len(data.classes)) for attention in plan.attention]
+    asked = {(run.attention, run.seed) for run in plan.runs(out)}
+    for attention in plan.attention:
+        describe(plan.model, attention, groups=plan.groups)  # refuses what cannot be built
     claim(out, fixed)
+    plan = extended(plan, out)
+    contenders = [_contender(plan, attention, len(data.classes)) for attention in plan.attention]
     console.print(f"comparing {', '.join(plan.attention)} in {plan.model} on {data.name}: {out}")
     began = time.perf_counter()
     for contender, cost in zip(contenders, _costs(plan, data, out, device, console), strict=True):
@@ -77,7 +83,7 @@ def compare(
         "seconds": 0.0,
     }
     by_name = {contender["attention"]: contender for contender in contenders}
-    runs = plan.runs(out)
+    runs = [r for r in plan.runs(out) if (r.attention, r.seed) in asked or finished(r)]
     for number, settings in enumerate(runs, start=1):
         entry, ended = finished(settings), ""
         if entry is None:
@@ -133,26 +139,37 @@ def _build(plan: Plan, attention: str, classes: int) -> nn.Module:
 
 
 def _costs(plan: Plan, data: ImageData, out: Path, device: str, console: Console) -> list[Cost]:
-    """Measured once; read again when the comparison goes on with the same contenders."""
+    """Measured once; read again when the same machine goes on with the same contenders."""
     file = out / "cost.json"
-    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    if list(known) != list(plan.attention):
+    machine = {"device": device, "cpu": processor(), "threads": torch.get_num_threads()}
+    known = _known_costs(file, machine)
+    if not set(plan.attention) <= known.keys():
         classes = len(data.classes)
         load = Load.of(plan.recipe, classes, device)
-        known = dict(
-            measure(
-                lambda attention: _build(plan, attention, classes),
-                list(plan.attention),
-                plan.baseline,
-                load,
-                seconds=5.0,
-                progress=lambda text: console.print(text, highlight=False),
-            )
+        known = measure(
+            lambda attention: _build(plan, attention, classes),
+            list(plan.attention),
+            plan.baseline,
+            load,
+            seconds=5.0,
+            progress=lambda text: console.print(text, highlight=False),
         )
         for attention in plan.attention:
             console.print(f"measuring the peak memory of {attention}", highlight=False)
             known[attention]["peak_memory_bytes"] = peak_memory(
                 plan.model, attention, plan.groups, load, build_extras(plan.recipe)
             )
-        write_atomic(file, (json.dumps(known, indent=2) + "\n").encode())
+        text = json.dumps({"machine": machine, "costs": known}, indent=2)
+        write_atomic(file, (text + "\n").encode())
     return [known[attention] for attention in plan.attention]
+
+
+def _known_costs(file: Path, machine: dict[str, Any]) -> dict[str, Cost]:
+    """What was measured on this machine; empty where it has to be measured (again)."""
+    try:
+        content = json.loads(file.read_text())
+        costs: dict[str, Cost] = content["costs"] if content["machine"] == machine else {}
+        return {name: cost for name, cost in costs.items() if cost["train"] and cost["inference"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # Missing or damaged: measuring costs seconds and needs nobody's attention.
+        return {}

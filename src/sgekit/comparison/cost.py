@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sgekit.comparison.results import Cost, Speed, Spread
+from sgekit.training.machine import explain_batch_norm
 from sgekit.training.recipes import Recipe
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -98,9 +99,10 @@ def interleave(
         elif device == "mps":
             torch.mps.synchronize()
 
-    for step in steps.values():
-        step()
-        step()
+    with explain_batch_norm():
+        for step in steps.values():
+            step()
+            step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     deadline = time.perf_counter() + seconds
     for number in range(rounds):

@@ -8,6 +8,7 @@ from sgekit.analysis import Example
 from sgekit.analysis import gate_examples as examples_of
 from sgekit.comparison.plan import Plan
 from sgekit.data import ImageData
+from sgekit.errors import InputError
 from sgekit.training.checkpoint import load_network
 from sgekit.training.loaders import eval_transform, to_picture
 
@@ -22,7 +23,10 @@ def gate_examples(plan: Plan, data: ImageData, out: Path, device: str) -> list[E
     run = next((r for r in plan.runs(out) if r.attention == "sge"), None)
     if run is None:
         return []
-    network, who = load_network(run.out / "last.ckpt")
+    checkpoint = run.out / "last.ckpt"
+    if not checkpoint.exists():
+        raise InputError(f"{checkpoint} is gone; delete {run.out} to train this run again")
+    network, who = load_network(checkpoint)
     transform = eval_transform(who.image_size, who.eval_crop, who.interpolation)
     count = min(COUNT, len(data.val))
     indices = [round((i + 0.5) * len(data.val) / count - 0.5) for i in range(count)]

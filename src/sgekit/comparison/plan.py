@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sgekit.comparison.results import Run
 from sgekit.data import ImageData
@@ -63,6 +63,14 @@ class Plan:
         ]
 
 
+def extended(plan: Plan, out: Path) -> Plan:
+    """The plan with the contenders and seeds of runs that have already ended in ``out``."""
+    ended = [file.parent.name.rpartition("-seed") for file in out.glob("runs/*-seed*/run.json")]
+    attention = dict.fromkeys([*plan.attention, *sorted(name for name, _, _ in ended)])
+    seeds = {*plan.seeds, *(int(seed) for _, _, seed in ended)}
+    return replace(plan, attention=tuple(attention), seeds=tuple(sorted(seeds)))
+
+
 def fixed_part(plan: Plan, data: ImageData, path: str | None) -> dict[str, Any]:
     """What may not change when a comparison goes on; seeds and contenders may be added."""
     return {
@@ -72,7 +80,7 @@ def fixed_part(plan: Plan, data: ImageData, path: str | None) -> dict[str, Any]:
         "recipe": plan.recipe.flat(),
         "data": {
             "name": data.name,
-            "path": path,
+            "path": path and str(Path(path).resolve()),
             "classes": list(data.classes),
             "train": len(data.train),
             "val": len(data.val),
@@ -101,6 +109,8 @@ def claim(out: Path, fixed: dict[str, Any]) -> None:
         there = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{file} cannot be read ({error}); choose another --out") from error
+    if not isinstance(there, dict):
+        raise InputError(f"{file} is no comparison's plan; choose another --out")
     differing = _differences(there, fixed)
     if differing:
         raise InputError(
@@ -131,9 +141,11 @@ def finished(settings: RunSettings) -> Run | None:
     if not file.exists():
         return None
     try:
-        run: Run = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        run = json.loads(file.read_text())
+        if not {"seed", "top1", "loss", "epochs", "curve"} <= run.keys():
+            raise ValueError("it lacks a run's fields")
+    except (OSError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{file} cannot be read ({error}); delete {settings.out} to run it again"
+            f"{file} cannot be read ({error}); delete {settings.out} to train this run again"
         ) from error
-    return run
+    return cast(Run, run)

@@ -16,7 +16,6 @@ from rich.progress import (
 from torchmetrics import MeanMetric
 
 from sgekit.training.checkpoint import KEY, TRAINING, Identity
-from sgekit.training.recipes import Recipe
 
 
 class Curve(Callback):
@@ -82,14 +81,14 @@ class Curve(Callback):
 class Sign(Callback):
     """Writes into every checkpoint which network it is of, and how it is trained."""
 
-    def __init__(self, identity: Identity, recipe: Recipe, seed: int) -> None:
-        self.identity, self.recipe, self.seed = identity, recipe, seed
+    def __init__(self, identity: Identity, training: dict[str, Any]) -> None:
+        self.identity, self.training = identity, training
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[KEY] = self.identity.plain()
-        checkpoint[TRAINING] = self.recipe.flat() | {"seed": self.seed}
+        checkpoint[TRAINING] = self.training
 
 
 class Bar(Callback):

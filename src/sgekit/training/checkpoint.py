@@ -113,7 +113,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
                 "values and could run code when opened"
             ) from error
         raise InputError(f"{path} is damaged or no checkpoint") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # bytes that are no checkpoint can fail in any way
         raise InputError(f"{path} is damaged or no checkpoint") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -125,7 +125,10 @@ def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity:
     plain = checkpoint.get(KEY)
     if not isinstance(plain, dict):
         raise InputError(f"{path} was not written by sgekit: it does not say which network it is")
-    return Identity(**(plain | {"classes": tuple(plain["classes"])}))
+    try:
+        return Identity(**(plain | {"classes": tuple(plain["classes"])}))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} was written by another version of sgekit: {error}") from error
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
@@ -143,7 +146,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
     )
     state = {
         name.removeprefix("model."): value
-        for name, value in checkpoint["state_dict"].items()
+        for name, value in checkpoint.get("state_dict", {}).items()
         if name.startswith("model.")
     }
     try:

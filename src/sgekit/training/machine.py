@@ -1,6 +1,8 @@
 """The machine that a run finds: its device, its processes, and what it cannot run."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -44,3 +46,17 @@ def check_hardware(recipe: Recipe, accelerator: str) -> None:
             raise InputError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
         if recipe.bn == "sync":
             raise InputError("bn sync needs GPUs: torch's SyncBatchNorm does not run on a CPU")
+
+
+@contextmanager
+def explain_batch_norm() -> Iterator[None]:
+    """Turn BatchNorm's refusal of a single value a channel into an InputError."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "BatchNorm cannot train on one image whose map has shrunk to one position; "
+            "use a larger --batch-size or --image-size"
+        ) from error

@@ -40,6 +40,7 @@ from sgekit.training.loaders import (
 from sgekit.training.machine import (
     check_hardware,
     default_workers,
+    explain_batch_norm,
     resolve_device,
     world_and_rank,
 )
@@ -144,16 +145,15 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     who = identity(settings, data.classes)
     settings.out.mkdir(parents=True, exist_ok=True)
     last = settings.out / "last.ckpt"
-    if last.exists():
-        _check_resumable(last, settings, who)
+    epoch = _check_resumable(last, settings, who, data) if last.exists() else 0
     classes = len(data.classes)
     task = ClassificationTask(build_network(settings, classes), recipe, classes, settings.seed)
     curve = Curve()
     workers = default_workers(settings.device) if settings.workers is None else settings.workers
     pin = accelerator == "cuda"
-    train = training_loader(data, settings, workers, pin)
+    train = training_loader(data, settings, workers, pin, epoch)
     val = evaluation_loader(data, who, recipe.batch_size, workers, pin)
-    with quiet(), _interruptible():
+    with quiet(), _interruptible(), explain_batch_norm():
         trainer = make_trainer(
             accelerator,
             precision=PRECISIONS[recipe.precision],
@@ -161,7 +161,7 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_grad_norm or None,
             sync_batchnorm=recipe.bn == "sync" and world_and_rank()[0] > 1,
-            callbacks=_callbacks(settings, who, curve, console or Console(stderr=True)),
+            callbacks=_callbacks(settings, who, data, curve, console or Console(stderr=True)),
             logger=_loggers(settings),
             log_every_n_steps=20,
             num_sanity_val_steps=0,
@@ -176,8 +176,8 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     return _result(settings.seed, curve)
 
 
-def _check_resumable(last: Path, settings: RunSettings, who: Identity) -> None:
-    """Raise InputError unless the run in the way is this very run, to be gone on with."""
+def _check_resumable(last: Path, settings: RunSettings, who: Identity, data: ImageData) -> int:
+    """The epoch to go on with; InputError unless the run in the way is this very run."""
     if not settings.resume:
         raise InputError(
             f"{settings.out} already holds a run; add --resume to go on with it, "
@@ -186,36 +186,46 @@ def _check_resumable(last: Path, settings: RunSettings, who: Identity) -> None:
     saved = read_checkpoint(last)
     if words := who.differences(identity_of(saved, last)):
         raise InputError(f"{last} is of another network: this run has {words}")
-    then, now = saved[TRAINING], settings.recipe.flat() | {"seed": settings.seed}
+    then, now = saved.get(TRAINING), training_of(settings, data)
+    if not isinstance(then, dict):
+        raise InputError(f"{last} does not say how it was trained; choose another --out")
     if changed := [name for name, value in now.items() if then.get(name) != value]:
         texts = [f"{name} was {then.get(name)}, now {now[name]}" for name in changed[:4]]
         raise InputError(
             f"{last} was trained otherwise ({'; '.join(texts)}); resume with the same "
             "settings or choose another --out"
         )
+    return int(saved["epoch"]) + 1
+
+
+def training_of(settings: RunSettings, data: ImageData) -> dict[str, Any]:
+    """What must be the same for a run to go on as if it had not stopped."""
+    images = f"{data.name}, {len(data.train)} + {len(data.val)} images"
+    return settings.recipe.flat() | {"seed": settings.seed, "data": images}
 
 
 def _callbacks(
-    settings: RunSettings, who: Identity, curve: Curve, console: Console
+    settings: RunSettings, who: Identity, data: ImageData, curve: Curve, console: Console
 ) -> list[Callback]:
-    callbacks: list[Callback] = [curve, Sign(who, settings.recipe, settings.seed)]
+    callbacks: list[Callback] = [curve, Sign(who, training_of(settings, data))]
     if world_and_rank()[1] == 0:
         callbacks.append(Bar(console, settings.label, curve))
     if settings.recipe.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=settings.recipe.ema_decay))
-    # Last, so that what it saves holds what the others have noted of the epoch.
-    callbacks.append(
-        ModelCheckpoint(
+
+    # Behind the others, so that what is saved holds what they have noted of the epoch. Two,
+    # because one with a metric and save_last writes last.ckpt only where the metric improves.
+    def keep(filename: str, monitor: str | None) -> ModelCheckpoint:
+        return ModelCheckpoint(
             dirpath=settings.out,
-            filename="best",
-            monitor="val_top1",
+            filename=filename,
+            monitor=monitor,
             mode="max",
-            save_last=True,
             enable_version_counter=False,
-            auto_insert_metric_name=False,
+            save_on_train_epoch_end=False,
         )
-    )
-    return callbacks
+
+    return [*callbacks, keep("best", "val_top1"), keep("last", None)]
 
 
 def _loggers(settings: RunSettings) -> list[Any]:
@@ -243,13 +253,17 @@ def _result(seed: int, curve: Curve) -> RunResult:
     )
 
 
-def training_loader(data: ImageData, settings: RunSettings, workers: int, pin_memory: bool) -> Any:
-    """This process's share of every training batch."""
+def training_loader(
+    data: ImageData, settings: RunSettings, workers: int, pin_memory: bool, epoch: int
+) -> Any:
+    """This process's share of every training batch, beginning with ``epoch``."""
     recipe, (world, rank) = settings.recipe, world_and_rank()
     samples = Samples(data.train, train_transform(recipe), settings.seed)
     batches = TrainBatches(
         len(data.train), recipe.batch_size, settings.seed, rank, world, recipe.accumulate
     )
+    # Workers fetch ahead before Lightning tells the epoch of a resumed run.
+    batches.set_epoch(epoch)
     return loader(samples, batches, workers, pin_memory)
 
 

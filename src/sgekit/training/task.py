@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from timm.data.mixup import Mixup
 from timm.optim._optim_factory import create_optimizer_v2
 from timm.scheduler.scheduler import Scheduler
@@ -112,10 +113,12 @@ class ClassificationTask(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self.raise_if_not_finite()
-        self.log("train_loss", self.train_loss)
+        # A resumed run ends once more the epoch that it was saved in, without a step in it.
+        if self.train_loss.update_called:
+            self.log("train_loss", self.train_loss)
 
     def on_validation_epoch_start(self) -> None:
-        if not self.trainer.validating:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             self.raise_if_not_finite()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
