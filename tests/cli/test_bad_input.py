@@ -1,5 +1,6 @@
 """Bad input gets one clear line and exit code 2, never a traceback."""
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,14 @@ DATA = ["--data", "data"]
 SMALL = [*DATA, "--model", "resnet10_small", "--image-size", "32", "--batch-size", "4"]
 
 
+def code_of(arguments: list[str]) -> object:
+    """The exit code, also where the parser ends the program."""
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
+
+
 @pytest.mark.parametrize(
     ("make", "arguments", "words"),
     [
@@ -69,6 +78,17 @@ SMALL = [*DATA, "--model", "resnet10_small", "--image-size", "32", "--batch-size
         (nothing, ["val", "--checkpoint", "none.ckpt"], ["none.ckpt"]),
         (nothing, ["predict", "x.png", "--checkpoint", "none.ckpt"], ["none.ckpt"]),
         (nothing, ["bench", "--batch-size", "0"], ["--batch-size", "0"]),
+        (nothing, ["bench", "--attention", ","], ["--attention", "nothing", "none,sge"]),
+        (nothing, ["bench", "--attention", "sge,sge"], ["twice", "sge, sge"]),
+        (nothing, ["bench", "--seconds", "nan"], ["--seconds", "nan"]),
+        (nothing, ["train", "--seed", "-1"], ["--seed", "'-1'", "4294967295"]),
+        (nothing, ["train", "--seed", "9" * 23], ["--seed", "9" * 23, "4294967295"]),
+        (nothing, ["compare", "--seeds", "0,-1"], ["--seeds", "'-1'", "4294967295"]),
+        (nothing, ["compare", "--seeds", "4294967296"], ["--seeds", "4294967295"]),
+        (nothing, ["train", "--workers", "-1"], ["--workers", "'-1'", "0 or more"]),
+        (nothing, ["train", "--lr", "inf"], ["lr", "inf", "finite"]),
+        (nothing, ["train", "--set", "optimizer=adamx"], ["adamx", "near", "adam"]),
+        (nothing, ["train", "--set", "auto_augment=loud"], ["loud", "rand-m7"]),
         (nothing, ["models", "nothing*"], ["nothing*"]),
         (nothing, ["scenes", "--out", "s", "--train", "-1"], ["train", "-1"]),
     ],
@@ -83,7 +103,7 @@ def test_one_clear_line(
 ) -> None:
     make(tmp_path)
     monkeypatch.chdir(tmp_path)
-    assert main([*arguments]) == 2
+    assert code_of(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"sgekit {arguments[0]}: error: ")
     assert all(word in error for word in words), error
@@ -110,3 +130,33 @@ def test_skip_bad_counts_and_goes_on(
     monkeypatch.chdir(tmp_path)
     assert main(["train", *SMALL, "--skip-bad", "--epochs", "1", "--out", "run"]) == 0
     assert "left out 1 images that cannot be read: " in capsys.readouterr().out
+
+
+def test_predict_skips_bad_files_and_takes_long_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truncated(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    run = ["train", *SMALL, "--skip-bad", "--epochs", "1", "--out", "run"]
+    assert main(run) == 0
+    long = Path("many", "a" * 249 + ".png")
+    wide = Path("many", "🦉" * 60 + ".png")
+    long.parent.mkdir()
+    for file in (long, wide):
+        Image.new("RGB", (8, 8)).save(file)
+    bad = Path("many", "notes.png")
+    bad.write_text("nothing")
+    call = ["predict", "--checkpoint", "run/last.ckpt", "--batch-size", "1", "--out", "p", "many"]
+
+    assert main(call) == 2
+    assert "many/notes.png is not an image; " in capsys.readouterr().err
+    assert main([*call, "--skip-bad"]) == 0
+    assert "left out 1 files that cannot be read: many/notes.png" in capsys.readouterr().out
+    results = json.loads(Path("p", "results.json").read_text())
+    assert results["skipped"] == ["many/notes.png"]
+    assert {entry["file"] for entry in results["images"]} == {str(long), str(wide)}
+    assert results["images"][0]["picture"] == f"00000-{'a' * 80}.png"
+    assert all(Path("p", entry["picture"]).is_file() for entry in results["images"])
+
+    assert main([*call[:-1], "--skip-bad", str(bad)]) == 2
+    assert "none of 1 files is an image" in capsys.readouterr().err

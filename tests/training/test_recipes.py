@@ -1,8 +1,12 @@
 import dataclasses
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
 
 from sgekit.errors import InputError
+from sgekit.training.loaders import train_transform
 from sgekit.training.recipes import RECIPES, get_recipe
 
 
@@ -64,7 +68,31 @@ def test_a_recipe_survives_json(name: str) -> None:
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"epochs": "many"}, "epochs takes int, got 'many'"),
         ({"lr": -1.0}, "lr must not be negative"),
-        ({"lr": float("nan")}, "lr must not be negative, got nan"),
+        ({"lr": float("nan")}, "lr must be a finite number, got nan"),
+        ({"lr": float("inf")}, "lr must be a finite number, got inf"),
+        ({"crop_scale": "0.1,inf"}, "crop_scale must be a finite number, got inf"),
+        ({"lr_batch": -1}, "lr_batch must not be negative, got -1"),
+        ({"min_lr": -0.1}, "min_lr must not be negative"),
+        ({"color_jitter": -0.1}, "color_jitter must not be negative"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ({"decay_rate": 0.0}, r"decay_rate must lie in \(0, 1\], got 0.0"),
+        ({"crop_scale": "0.5"}, "crop_scale must be two numbers 0 < a <= b <= 1, got 0.5"),
+        ({"crop_scale": "0.9,0.3"}, "crop_scale must be two numbers .*, got 0.9, 0.3"),
+        ({"milestones": "5,3"}, "milestones must be positive and ascending, got 5, 3"),
+        ({"milestones": "0,3"}, "milestones must be positive"),
+        ({"epochs": 3, "warmup_epochs": 3}, r"warmup_epochs must be less than epochs \(3\), got 3"),
+        ({"interpolation": "cubic"}, "interpolation 'cubic' is none of nearest, bilinear"),
+        ({"optimizer": "adamx"}, "timm has no optimizer 'adamx'; near: adam"),
+        ({"optimizer": "§"}, "timm has no optimizer '§'; for instance: sgd"),
+        ({"optimizer": "adahessian"}, "'adahessian' needs second derivatives"),
+        ({"optimizer": "sgd", "momentum": 0.0}, "'sgd' cannot be made here with momentum 0: Nest"),
+        ({"auto_augment": "loud"}, "auto_augment 'loud' is no policy of timm .*instance: rand-m7"),
+        ({"auto_augment": "rand-mx"}, "'rand-mx' is no policy"),
+        ({"auto_augment": "random"}, "'random' is no policy"),
+        ({"auto_augment": ""}, "'' is no policy"),
+        ({"auto_augment": "v0", "interpolation": "lanczos"}, "does not go with .* 'lanczos'"),
+        ({"mixup": 0.1, "batch_size": 9}, "even number of images a process and .* step, got 9"),
+        ({"cutmix": 1.0, "batch_size": 10, "accumulate": 2}, "got 5; change batch_size 10"),
         ({"channels_last": "perhaps"}, "takes true or false"),
         ({"precision": "fp8"}, "precision 'fp8' is none of fp32, bf16, fp16"),
         ({"schedule": "spiral"}, "schedule 'spiral' is none of"),
@@ -75,6 +103,35 @@ def test_a_recipe_survives_json(name: str) -> None:
 def test_wrong_changes_are_named(changes: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         get_recipe("quick", changes)
+
+
+@pytest.mark.parametrize("optimizer", ["rmsproptf", "lookahead_adam", "muon", "SGD"])
+def test_timms_other_optimizers_are_taken(optimizer: str) -> None:
+    assert get_recipe("quick", {"optimizer": optimizer}).optimizer == optimizer
+
+
+@pytest.mark.parametrize("policy", ["original-mstd0.5", "augmix-m3", "rand-m9-tweights", "3a"])
+def test_timms_other_policies_are_taken(policy: str) -> None:
+    assert get_recipe("finetune", {"auto_augment": policy}).auto_augment == policy
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("crop", ["resized", "shift"])
+def test_every_interpolation_resizes(mode: str, crop: str) -> None:
+    changes = {"interpolation": mode, "crop": crop, "image_size": 16}
+    picture = Image.new("RGB", (20, 24))
+    assert train_transform(get_recipe("quick", changes))(picture).shape == (3, 16, 16)
+
+
+def test_what_the_recipes_use_is_known_without_timm() -> None:
+    code = "import sys, sgekit.training.recipes; assert 'timm' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_inherited_warmup_leaves_an_epoch() -> None:
+    assert get_recipe("quick", {"epochs": 1}).warmup_epochs == 0
+    assert get_recipe("imagenet-modern", {"epochs": 3}).warmup_epochs == 2
+    assert get_recipe("imagenet-modern", {"epochs": 30}).warmup_epochs == 5
 
 
 def test_an_unknown_recipe_lists_them() -> None:

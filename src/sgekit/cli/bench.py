@@ -5,6 +5,7 @@ with first and ninth deciles, and the time relative to none (else the first cont
 """
 
 import argparse
+import math
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from sgekit.cli import output
 from sgekit.comparison.cost import Load, measure
 from sgekit.comparison.memory import peak_memory
 from sgekit.comparison.results import Speed
+from sgekit.errors import InputError
 from sgekit.models import build, describe
 from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
@@ -61,6 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     for name in ("batch_size", "image_size", "classes", "rounds"):
         shared.positive(getattr(options, name), f"--{name.replace('_', '-')}")
+    names = list(options.attention)
+    if not names:
+        raise InputError("--attention names nothing; it takes contenders like none,sge")
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"--attention names something twice: {', '.join(names)}; name each contender once"
+        )
+    if not 0 <= options.seconds < math.inf:
+        raise InputError(f"--seconds must be a number, 0 or more, got {options.seconds}")
     load = Load(
         options.batch_size,
         options.image_size,
@@ -69,7 +80,6 @@ def execute(options: argparse.Namespace) -> int:
         options.precision,
         options.channels_last,
     )
-    names = list(options.attention)
     baseline = "none" if "none" in names else names[0]
 
     def make(attention: str) -> Any:

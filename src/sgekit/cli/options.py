@@ -95,7 +95,7 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
     )
-    group.add_argument("--workers", type=int, metavar="INT", help="loader processes")
+    group.add_argument("--workers", type=count, metavar="INT", help="loader processes")
 
 
 def add_groups(parser: argparse.ArgumentParser) -> None:
@@ -128,16 +128,28 @@ def comma_list(text: str) -> tuple[str, ...]:
 
 
 def comma_numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers between commas."""
+    """Seeds between commas."""
+    return tuple(seed(part) for part in comma_list(text))
+
+
+def seed(text: str) -> int:
+    """A seed, which PyTorch and NumPy both take."""
+    return _whole(text, 2**32 - 1, "a seed is a whole number from 0 to 4294967295")
+
+
+def count(text: str) -> int:
+    """A whole number, 0 or more."""
+    return _whole(text, None, "it takes a whole number, 0 or more")
+
+
+def _whole(text: str, most: int | None, allowed: str) -> int:
     try:
-        numbers = tuple(int(part) for part in comma_list(text))
+        value = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of whole numbers like 0,1,2"
-        ) from None
-    if any(number < 0 for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text!r}: seeds are 0 or larger")
-    return numbers
+        value = -1
+    if value < 0 or (most is not None and value > most):
+        raise argparse.ArgumentTypeError(f"got {text!r}; {allowed}")
+    return value
 
 
 def default_model(options: argparse.Namespace) -> str:

@@ -1,6 +1,7 @@
 """Label images with a trained network: pictures with their labels drawn on, and JSON."""
 
 import argparse
+import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -9,6 +10,7 @@ from rich.progress import track
 from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.data.decode import decode
+from sgekit.errors import InputError
 from sgekit.training.checkpoint import load_network
 from sgekit.training.evaluate import find_images, predict
 from sgekit.training.machine import resolve_device
@@ -24,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="INT", help="classes to tell (5)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="INT", help="(32)")
     parser.add_argument("--no-pictures", action="store_true", help="write results.json only")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="count, name and leave out files that are no images"
+    )
     output.add_out(parser, "runs/predict")
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
@@ -53,10 +58,19 @@ def draw(file: Path, labels: list[tuple[str, float]]) -> Image.Image:
     return canvas
 
 
+def _short(stem: str) -> str:
+    """The stem's first 80 characters, fewer where they need many bytes: names end at 255 bytes."""
+    stem = stem[:80]
+    while len(os.fsencode(stem)) > 240:
+        stem = stem[:-1]
+    return stem
+
+
 def execute(options: argparse.Namespace) -> int:
     network, who = load_network(options.checkpoint)
     files = find_images(options.images)
     out = output.out_dir(options)
+    skipped: list[Path] = []
     found = predict(
         network,
         who,
@@ -64,6 +78,7 @@ def execute(options: argparse.Namespace) -> int:
         resolve_device(options.device),
         top=shared.positive(options.top, "--top"),
         batch_size=shared.positive(options.batch_size, "--batch-size"),
+        skipped=skipped if options.skip_bad else None,
     )
     entries = []
     for number, (file, labels) in enumerate(
@@ -76,14 +91,23 @@ def execute(options: argparse.Namespace) -> int:
         }
         if not options.no_pictures:
             # Numbered, because files of different folders may share a name.
-            target = out / f"{number:05}-{file.stem}.png"
+            target = out / f"{number:05}-{_short(file.stem)}.png"
             draw(file, labels).save(target)
             entry["picture"] = target.name
         entries.append(entry)
+    if skipped and not entries:
+        raise InputError(
+            f"none of {len(files)} files is an image that can be read, beginning with {files[0]}; "
+            "name other images or folders"
+        )
+    if skipped:
+        names = ", ".join(map(str, skipped))
+        print(f"left out {len(skipped)} files that cannot be read: {names}")
     content = {
         "checkpoint": options.checkpoint,
         "network": who.plain(),
         "images": entries,
+        "skipped": [str(file) for file in skipped],
     }
     output.write_results(options, "predict", content)
     return 0

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", default="sge", metavar="NAME", help="(sge)")
     shared.add_groups(parser)
     parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
-    parser.add_argument("--seed", type=int, default=0, metavar="INT", help="(0)")
+    parser.add_argument("--seed", type=shared.seed, default=0, metavar="INT", help="(0)")
     output.add_out(parser, "runs/train")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     shared.add_data(parser)

@@ -113,16 +113,29 @@ def predict(
     *,
     top: int = 5,
     batch_size: int = 32,
+    skipped: list[Path] | None = None,
 ) -> Iterable[tuple[Path, list[tuple[str, float]]]]:
     """Each file's likeliest classes with their probabilities, the likeliest first.
 
-    Raises InputError naming a file that is no image.
+    A file that is no image is left out and added to ``skipped``, where that is given;
+    else InputError names it.
     """
     transform = eval_transform(who.image_size, who.eval_crop, who.interpolation)
     network.to(device).eval()
     for start in range(0, len(files), batch_size):
-        some = files[start : start + batch_size]
-        images = torch.stack([transform(decode(file, str(file))) for file in some]).to(device)
+        some, tensors = [], []
+        for file in files[start : start + batch_size]:
+            try:
+                tensors.append(transform(decode(file, str(file))))
+            except InputError:
+                if skipped is None:
+                    raise
+                skipped.append(file)
+            else:
+                some.append(file)
+        if not some:
+            continue
+        images = torch.stack(tensors).to(device)
         with torch.inference_mode():
             best = network(images).float().softmax(1).topk(min(top, len(who.classes)))
         for file, values, indices in zip(

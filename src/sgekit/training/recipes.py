@@ -1,6 +1,9 @@
 """Training recipes: everything that decides how a network learns, as one typed record."""
 
 import difflib
+import functools
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
@@ -11,6 +14,13 @@ BatchNormMode = Literal["local", "sync", "frozen"]
 Schedule = Literal["cosine", "multistep", "constant"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Crop = Literal["resized", "shift", "none"]
+# What timm's transforms and torchvision's both take.
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+# Known to work in timm, so that the recipes below need no import of it: optimisers as they are
+# with some momentum, and policies.
+_OPTIMIZERS = frozenset({"sgd", "momentum", "adamw", "lamb"})
+_POLICIES = frozenset({"rand-m7-mstd0.5-inc1"})
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Recipe:
     color_jitter: float = 0.0
     auto_augment: str | None = None
     random_erasing: float = 0.0
-    interpolation: str = "bilinear"
+    interpolation: Interpolation = "bilinear"
     eval_crop: float = 0.875
     drop_path: float = 0.0
     zero_init_last: bool = True
@@ -60,15 +70,42 @@ class Recipe:
     bn: BatchNormMode = "local"
 
     def __post_init__(self) -> None:
+        self._check_ranges()
+        for name, choice in (
+            ("schedule", Schedule),
+            ("precision", Precision),
+            ("crop", Crop),
+            ("interpolation", Interpolation),
+            ("bn", BatchNormMode),
+        ):
+            if getattr(self, name) not in get_args(choice):
+                allowed = ", ".join(get_args(choice))
+                raise InputError(f"{name} {getattr(self, name)!r} is none of {allowed}")
+        self._check_together()
+        if self.optimizer not in _OPTIMIZERS or not self.momentum:
+            check_optimizer(self.optimizer, self.momentum)
+        if self.auto_augment is not None and self.auto_augment not in _POLICIES:
+            check_augmentation(self.auto_augment)
+
+    def _check_ranges(self) -> None:
+        """What is wrong with a number whatever the other fields are."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise InputError(f"{field.name} must be a finite number, got {number}")
         for name in ("epochs", "batch_size", "image_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in (
             "lr",
+            "lr_batch",
+            "min_lr",
             "weight_decay",
             "clip_grad_norm",
             "mixup",
             "cutmix",
+            "color_jitter",
             "warmup_epochs",
         ):
             if not getattr(self, name) >= 0:
@@ -84,19 +121,41 @@ class Recipe:
                 raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
         if not 0 < self.eval_crop <= 1:
             raise InputError(f"eval_crop must lie in (0, 1], got {self.eval_crop}")
-        for name, choice in (
-            ("schedule", Schedule),
-            ("precision", Precision),
-            ("crop", Crop),
-            ("bn", BatchNormMode),
-        ):
-            if getattr(self, name) not in get_args(choice):
-                allowed = ", ".join(get_args(choice))
-                raise InputError(f"{name} {getattr(self, name)!r} is none of {allowed}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must lie in [0, 1), got {self.momentum}")
+        if not 0 < self.decay_rate <= 1:
+            raise InputError(f"decay_rate must lie in (0, 1], got {self.decay_rate}")
+        scale = self.crop_scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise InputError(
+                f"crop_scale must be two numbers 0 < a <= b <= 1, got {_listed(scale)}"
+            )
+        if any(m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
+            raise InputError(
+                f"milestones must be positive and ascending, got {_listed(self.milestones)}"
+            )
+
+    def _check_together(self) -> None:
+        """What does not go together."""
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"warmup_epochs must be less than epochs ({self.epochs}), got {self.warmup_epochs}"
+            )
         if self.batch_size % self.accumulate:
             raise InputError(
                 f"batch_size {self.batch_size} does not divide into {self.accumulate} "
                 "accumulation steps"
+            )
+        if (self.mixup or self.cutmix) and self.batch_size // self.accumulate % 2:
+            raise InputError(
+                f"mixup and cutmix need an even number of images a process and accumulation step, "
+                f"got {self.batch_size // self.accumulate}; change batch_size {self.batch_size} or "
+                f"accumulate {self.accumulate}, or set both to 0"
+            )
+        if self.auto_augment is not None and self.interpolation == "lanczos":
+            raise InputError(
+                "auto_augment does not go with interpolation 'lanczos', which Pillow cannot rotate "
+                "with; take nearest, bilinear or bicubic"
             )
 
     @property
@@ -106,6 +165,8 @@ class Recipe:
 
     def with_overrides(self, changes: Mapping[str, Any]) -> "Recipe":
         """This recipe with some fields changed; milestones move along with the epochs.
+
+        A warm-up that would not leave an epoch after it is shortened, unless it is given.
 
         Values may be strings, as a command line gives them. Raises InputError for an
         unknown field (naming near ones) or a value of the wrong kind.
@@ -121,11 +182,66 @@ class Recipe:
         if "epochs" in parsed and "milestones" not in parsed and parsed["epochs"] > 0:
             stretch = parsed["epochs"] / self.epochs
             parsed["milestones"] = tuple(max(1, round(m * stretch)) for m in self.milestones)
+        if "epochs" in parsed and "warmup_epochs" not in parsed and parsed["epochs"] > 0:
+            parsed["warmup_epochs"] = min(self.warmup_epochs, parsed["epochs"] - 1)
         return replace(self, **parsed)
 
     def flat(self) -> dict[str, Any]:
         """All fields as plain values, for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ", ".join(map(str, values)) or "none"
+
+
+@functools.cache
+def check_optimizer(name: str, momentum: float) -> None:
+    """Raise InputError unless timm has an optimiser of that name that can be made here."""
+    import torch
+    from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info, list_optimizers
+
+    known = [str(found) for found in list_optimizers()]
+    plain = name.lower().removeprefix("lookahead_")
+    if plain not in known:
+        near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
+        hint = f"near: {', '.join(near)}" if near else "for instance: sgd, momentum, adamw, lamb"
+        raise InputError(f"timm has no optimizer {name!r}; {hint}")
+    if get_optimizer_info(plain).second_order:
+        raise InputError(
+            f"optimizer {name!r} needs second derivatives, which training does not compute; "
+            "for instance: sgd, momentum, adamw, lamb"
+        )
+    try:
+        weights = [torch.nn.Parameter(torch.zeros(2, 2))]
+        create_optimizer_v2(weights, opt=name, lr=0.1, momentum=momentum)
+    except Exception as error:
+        raise InputError(
+            f"optimizer {name!r} cannot be made here with momentum {momentum:g}: {error}"
+        ) from error
+
+
+@functools.cache
+def check_augmentation(policy: str) -> None:
+    """Raise InputError unless timm understands the policy, all of it."""
+    from timm.data.transforms_factory import create_transform
+
+    first, *sections = policy.split("-")
+    # timm passes over a section without a number.
+    ignored = [
+        text
+        for text in sections
+        if not re.search(r"\d", text) and (first, text) != ("rand", "tweights")
+    ]
+    try:
+        if not policy or ignored:
+            raise ValueError(", ".join(ignored))
+        create_transform(32, is_training=True, auto_augment=policy)
+    except Exception as error:
+        raise InputError(
+            f"auto_augment {policy!r} is no policy of timm{f' ({error})' if str(error) else ''}; "
+            "for instance: rand-m7-mstd0.5-inc1, original, v0, augmix-m3, or none"
+        ) from error
 
 
 def _parse(name: str, value: Any, current: Any) -> Any:
