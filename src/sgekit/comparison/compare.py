@@ -54,11 +54,12 @@ def compare(
     fixed = fixed_part(plan, data, path)
     out = out or default_out(fixed)
     asked = {(run.attention, run.seed) for run in plan.runs(out)}
-    for attention in plan.attention:
-        describe(plan.model, attention, groups=plan.groups)  # refuses what cannot be built
+    # Described first: what cannot be built is refused before anything is written.
+    contenders = [_contender(plan, name, len(data.classes)) for name in plan.attention]
     claim(out, fixed)
     plan = extended(plan, out)
-    contenders = [_contender(plan, attention, len(data.classes)) for attention in plan.attention]
+    added = plan.attention[len(contenders) :]
+    contenders += [_contender(plan, name, len(data.classes)) for name in added]
     console.print(f"comparing {', '.join(plan.attention)} in {plan.model} on {data.name}: {out}")
     began = time.perf_counter()
     for contender, cost in zip(contenders, _costs(plan, data, out, device, console), strict=True):
