@@ -121,6 +121,37 @@ def test_constant_map_has_the_gate_of_the_bias(layout: str, value: float) -> Non
     assert dweight.abs().max() <= 1e-3 * da.abs().sum((0, 2, 3)).max() + 1e-30
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("function", [spatial_group_enhance, plain], ids=["eager", "plain"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("d", [1, 4, 8])
+@pytest.mark.parametrize(
+    ("size", "scale"), [((28, 28), 100), ((56, 56), 1000), ((31, 37), 12345)], ids=str
+)
+def test_large_constants_leave_no_rounding_in_the_gate(
+    size: tuple[int, int], scale: float, d: int, layout: str, function: Any, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    value = (torch.randn(2, GROUPS * d, 1, 1) * scale).to(dtype)
+    x = lay_out(value.expand(-1, -1, *size), layout).requires_grad_()
+    weight, bias = parameters()
+    if function is plain:
+        y = plain(x, weight, bias, None, 1e-5, 1, None)
+    else:
+        y = spatial_group_enhance(x, weight, bias, impl="reference")
+    gate = spatial_group_gate(x, weight, bias).detach()
+    assert float((gate - bias.sigmoid()[:, None, None]).abs().max()) <= 1e-6
+    s = bias.double().sigmoid().repeat_interleave(d)[:, None, None]
+    assert truth.error(y, x.double() * s).maximum <= TOLERANCE[dtype].maximum
+    # da is constant, so that dc is 0 and dx = s, but for how da's sum over d is rounded.
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    error = (dx.double() - s).abs().amax((2, 3))
+    terms = value.double().abs().reshape(2, GROUPS, d)
+    da = terms.sum(2, keepdim=True) / 4 * (2**-23 if d > 1 else 0)
+    rounding = (da * weight.double().abs()[:, None] / 1e-5 * terms).flatten(1)
+    assert bool((error <= TOLERANCE[dtype].maximum + rounding).all())
+
+
 @pytest.mark.parametrize("shape", [(3, 8, 1, 1), (3, 8, 1), (1, 4, 1, 1, 1)], ids=str)
 def test_single_position_has_the_gate_of_the_bias(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)

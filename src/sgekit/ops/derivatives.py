@@ -9,15 +9,22 @@ With D = std + eps, s the gate and dz what arrives at x * s:
     dweight = sum(da * t), dbias = sum(da)
 
 dc sums to 0, so that x_j and x_j - g give the same last term of dx; the latter keeps the
-digits. The eager backward computes the same from saved statistics; this one serves double
-backward and torch.func, for which the statistics must stay functions of x.
+digits. t sums to 0 as well, and sum(da * t) is taken from da - mean(da). The eager backward
+computes the same from saved statistics; this one serves double backward and torch.func,
+for which the statistics must stay functions of x.
 """
 
 import torch
 from torch import Tensor
 
 from sgekit.ops.layout import Layout
-from sgekit.ops.reference import degrees_of_freedom, gate_of, normalise, statistics_dtype
+from sgekit.ops.reference import (
+    centre,
+    degrees_of_freedom,
+    gate_of,
+    normalise,
+    statistics_dtype,
+)
 
 
 def gradients(
@@ -30,16 +37,17 @@ def gradients(
     centred, t, g, _, std = normalise(xs, layout, eps)
     s = gate_of(t, weight, bias, layout)
     da = (dzs * xs).sum(layout.channels, keepdim=True) * s * (1 - s)
+    dbias = layout.pack(da.sum(layout.positions, keepdim=True)).sum(0)
+    da = centre(da, layout)
     dt = (da * t).sum(layout.positions, keepdim=True)
     some = std > 0
     freedom = degrees_of_freedom(layout.count(xs))
     # Divided by a stand-in where std = 0, so that no infinity enters a second derivative.
     kappa = torch.where(some, dt * (std + eps) / (freedom * torch.where(some, std, 1.0)), 0.0)
     slope = layout.per_group(weight.to(dtype)) / (std + eps)
-    dc = slope * (da - da.mean(layout.positions, keepdim=True) - kappa * t)
+    dc = slope * (da - kappa * t)
     dx = dzs * s + dc * g + (dc * centred).mean(layout.positions, keepdim=True)
     dweight = layout.pack(dt).sum(0)
-    dbias = layout.pack(da.sum(layout.positions, keepdim=True)).sum(0)
     return layout.merge(dx).to(x.dtype), dweight.to(weight.dtype), dbias.to(bias.dtype)
 
 
@@ -69,7 +77,7 @@ def tangent(
     v = layout.split(x_tangent.to(dtype))
     v_mean = v.mean(layout.positions, keepdim=True)
     c_tangent = ((v - v_mean) * g + centred * v_mean).sum(layout.channels, keepdim=True)
-    c_tangent = c_tangent - c_tangent.mean(layout.positions, keepdim=True)
+    c_tangent = centre(c_tangent, layout)
     some = std > 0
     along = (t * c_tangent).sum(layout.positions, keepdim=True) * (std + eps)
     freedom = degrees_of_freedom(layout.count(xs))

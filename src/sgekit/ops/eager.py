@@ -11,6 +11,7 @@ from torch import Tensor
 from sgekit.ops.layout import Layout
 from sgekit.ops.reference import (
     degrees_of_freedom,
+    descriptor,
     gate_of,
     output_dtype,
     statistics_dtype,
@@ -30,10 +31,13 @@ def forward(
     layout = Layout.of(x, weight.shape[0], channel_dim)
     dtype = statistics_dtype(x)
     xs = layout.split(x)
-    g = xs.mean(layout.positions, keepdim=True, dtype=dtype)
+    g = descriptor(xs, layout)
     c = torch.sub(xs, g).mul_(g).sum(layout.channels, keepdim=True)
     mean = c.mean(layout.positions, keepdim=True)
     c -= mean
+    rest = c.mean(layout.positions, keepdim=True)
+    c -= rest
+    mean += rest
     var = c.square().sum(layout.positions, keepdim=True)
     std = var.div_(degrees_of_freedom(layout.count(xs))).sqrt_()
     s = gate_of(c.div_(std + eps), weight, bias, layout)
@@ -85,11 +89,13 @@ def backward(
     t = (centred * g).sum(layout.channels, keepdim=True).sub_(mean).div_(deviation)
     s = gate_of(t, weight, bias, layout)
     da = (xs.to(dtype) * dzs).sum(layout.channels, keepdim=True).mul_(s).mul_(1 - s)
-    dweight = (da * t).sum(layout.positions, keepdim=True)
     dbias = da.sum(layout.positions, keepdim=True)
+    da -= dbias / layout.count(xs)
+    da -= da.mean(layout.positions, keepdim=True)
+    dweight = (da * t).sum(layout.positions, keepdim=True)
     freedom = degrees_of_freedom(layout.count(xs))
     kappa = torch.where(std > 0, dweight * deviation / (freedom * std), 0.0)
-    dc = da.sub_(da.mean(layout.positions, keepdim=True)).sub_(t.mul_(kappa))
+    dc = da.sub_(t.mul_(kappa))
     dc.mul_(layout.per_group(weight.to(dtype)) / deviation)
     h = centred.mul_(dc).mean(layout.positions, keepdim=True)
     del centred

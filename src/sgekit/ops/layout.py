@@ -60,6 +60,13 @@ class Layout(NamedTuple):
             return value.reshape([value.shape[0], self.groups, inner, *ones])
         return value.reshape([value.shape[0], *ones, self.groups, inner])
 
+    def corner(self, split: Tensor, end: int) -> Tensor:
+        """The first (0) or last (-1) position of a split tensor; empty where there is none."""
+        for axis in self.positions:
+            index = slice(None, 1) if end == 0 else slice(-1, None)
+            split = split[(slice(None),) * axis + (index,)]
+        return split
+
     def count(self, split: Tensor) -> int:
         """n, the number of positions of a split tensor."""
         n = 1

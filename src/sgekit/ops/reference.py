@@ -10,10 +10,11 @@ channels over n positions, with the vector x_i at position i:
 4. a_i = weight * t_i + bias
 5. y_i = x_i * sigmoid(a_i), and with the options activation(y_i + residual_i)
 
-Two departures change nothing in exact arithmetic and keep the digits in fp32 when the
-mean is far larger than the deviation: c_i is taken from x_i - g, and its mean, then only
-a rounding error, is subtracted as well. Where std = 0 (a constant map, or n = 1) t is 0,
-so that the gate is sigmoid(bias), and nothing flows back through std itself.
+Three departures change nothing in exact arithmetic and keep the digits in fp32 when the
+mean is far larger than the deviation: c_i is taken from x_i - g; its mean, then only a
+rounding error, is subtracted as well, and so is what that leaves; and g is exact on a
+constant map. Where std = 0 (a constant map, or n = 1) t is 0, so that the gate is
+sigmoid(bias), and nothing flows back through std itself.
 
 Everything here is differentiable any number of times, traceable and exportable.
 """
@@ -57,18 +58,46 @@ def degrees_of_freedom(n: int) -> int:
     return cast(int, torch.sym_max(n - 1, 1))
 
 
+def descriptor(xs: Tensor, layout: Layout) -> Tensor:
+    """g in the statistics' dtype; on a constant map exactly its value.
+
+    The mean of equal numbers is rounded, and x - g would not be 0. So where the first and
+    the last position are equal and the mean is a rounding error away, it is their value.
+    """
+    g = xs.mean(layout.positions, keepdim=True, dtype=statistics_dtype(xs))
+    # Sums over one position, or over none in an empty map.
+    first = layout.corner(xs, 0).to(g.dtype).sum(layout.positions, keepdim=True)
+    last = layout.corner(xs, -1).to(g.dtype).sum(layout.positions, keepdim=True)
+    offset = (first - g).detach()
+    near = offset.abs() <= 8 * torch.finfo(g.dtype).eps * first.abs()
+    # Detached: the derivative stays that of the mean.
+    return g + torch.where(near & (first == last), offset, 0.0)
+
+
+def centre(c: Tensor, layout: Layout) -> Tensor:
+    """c without its mean, and without the mean that rounding leaves.
+
+    The mean of equal numbers is rounded too; eps magnifies what one subtraction leaves.
+    """
+    c = c - c.mean(layout.positions, keepdim=True)
+    return c - c.mean(layout.positions, keepdim=True)
+
+
 def normalise(xs: Tensor, layout: Layout, eps: float) -> Normalised:
     """Equations 1 to 3 on a split tensor in the statistics' dtype."""
-    g = xs.mean(layout.positions, keepdim=True)
+    g = descriptor(xs, layout)
     centred = xs - g
     c = (centred * g).sum(layout.channels, keepdim=True)
     mean = c.mean(layout.positions, keepdim=True)
     c = c - mean
+    # As in `centre`, with both means kept.
+    rest = c.mean(layout.positions, keepdim=True)
+    c = c - rest
     freedom = degrees_of_freedom(layout.count(xs))
     var = c.square().sum(layout.positions, keepdim=True) / freedom
     # The root of a stand-in where var = 0: its own slope there is infinite.
     std = torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0)
-    return Normalised(centred, c / (std + eps), g, mean, std)
+    return Normalised(centred, c / (std + eps), g, mean + rest, std)
 
 
 def gate_of(t: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
