@@ -152,6 +152,11 @@ class Recipe:
                 f"got {self.batch_size // self.accumulate}; change batch_size {self.batch_size} or "
                 f"accumulate {self.accumulate}, or set both to 0"
             )
+        if self.auto_augment is not None and self.crop != "resized":
+            raise InputError(
+                f"auto_augment goes with crop 'resized' only, not {self.crop!r}; "
+                "set crop=resized or auto_augment=none"
+            )
         if self.auto_augment is not None and self.interpolation == "lanczos":
             raise InputError(
                 "auto_augment does not go with interpolation 'lanczos', which Pillow cannot rotate "

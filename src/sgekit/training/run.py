@@ -258,6 +258,12 @@ def training_loader(
 ) -> Any:
     """This process's share of every training batch, beginning with ``epoch``."""
     recipe, (world, rank) = settings.recipe, world_and_rank()
+    share = recipe.batch_size // (world * recipe.accumulate)
+    if (recipe.mixup or recipe.cutmix) and share % 2:
+        raise InputError(
+            f"mixup and cutmix mix images in pairs, but each of {world} processes has {share} "
+            "images a step; use a --batch-size that gives an even number"
+        )
     samples = Samples(data.train, train_transform(recipe), settings.seed)
     batches = TrainBatches(
         len(data.train), recipe.batch_size, settings.seed, rank, world, recipe.accumulate
