@@ -88,7 +88,11 @@ def code_of(arguments: list[str]) -> object:
         (nothing, ["train", "--workers", "-1"], ["--workers", "'-1'", "0 or more"]),
         (nothing, ["train", "--lr", "inf"], ["lr", "inf", "finite"]),
         (nothing, ["train", "--set", "optimizer=adamx"], ["adamx", "near", "adam"]),
-        (nothing, ["train", "--set", "auto_augment=loud"], ["loud", "rand-m7"]),
+        (
+            nothing,
+            ["train", "--recipe", "finetune", "--set", "auto_augment=loud"],
+            ["loud", "rand-m7"],
+        ),
         (nothing, ["models", "nothing*"], ["nothing*"]),
         (nothing, ["scenes", "--out", "s", "--train", "-1"], ["train", "-1"]),
     ],
