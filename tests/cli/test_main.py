@@ -39,7 +39,7 @@ def test_every_command_shows_examples(name: str, capsys: pytest.CaptureFixture[s
         ([], "required: COMMAND"),
         (["comprae"], "invalid choice: 'comprae'"),
         (["compare", "--seed", "0"], "unrecognized arguments: --seed 0"),
-        (["compare", "--seeds", "0,x"], "'0,x' is not a list of whole numbers"),
+        (["compare", "--seeds", "0,x"], "got 'x'; a seed is a whole number from 0 to 4294967295"),
         (["compare", "--groups", "-3"], "'-3' is neither a positive number nor auto"),
         (["train", "--epochs", "few"], "invalid int value: 'few'"),
         (["val"], "required: --checkpoint"),
