@@ -152,7 +152,7 @@ def _costs(plan: Plan, data: ImageData, out: Path, device: str, console: Console
             list(plan.attention),
             plan.baseline,
             load,
-            seconds=5.0,
+            seconds=4.0,
             progress=lambda text: console.print(text, highlight=False),
         )
         for attention in plan.attention:

@@ -58,7 +58,9 @@ def evaluate(
     )
     per_class = MulticlassAccuracy(classes, average="none").to(device)
     seen = torch.zeros(classes, dtype=torch.long)
-    samples = Samples(data.val, eval_transform(who.image_size, who.eval_crop, who.interpolation), 0)
+    samples = Samples(
+        data.val, eval_transform(who.image_size, who.eval_crop, who.interpolation), None
+    )
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]] = loader(
         samples, EvalBatches(len(data.val), batch_size, 0, 1), workers, device == "cuda"
     )

@@ -115,9 +115,9 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """A split's images as tensors; a key is (epoch, index)."""
+    """A split's images as tensors; a key is (epoch, index). Without a seed nothing is random."""
 
-    def __init__(self, split: Split, transform: Transform, seed: int) -> None:
+    def __init__(self, split: Split, transform: Transform, seed: int | None) -> None:
         self.split, self.transform, self.seed = split, transform, seed
 
     def __len__(self) -> int:
@@ -126,6 +126,8 @@ class Samples(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
         epoch, index = key
         image, label = self.split[index]
+        if self.seed is None:
+            return self.transform(image), label
         with _random_state(derived_seed(self.seed, epoch, index)):
             return self.transform(image), label
 

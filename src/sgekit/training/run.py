@@ -281,7 +281,7 @@ def evaluation_loader(
     samples = Samples(
         data.val,
         eval_transform(who.image_size, who.eval_crop, who.interpolation),
-        seed=0,
+        seed=None,
     )
     return loader(
         samples,
