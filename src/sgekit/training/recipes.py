@@ -279,7 +279,7 @@ RECIPES: dict[str, Recipe] = {
         # For small images and few cores; chosen on the built-in scenes with the plain network.
         Recipe(
             name="quick",
-            epochs=6,
+            epochs=7,
             batch_size=64,
             image_size=64,
             optimizer="adamw",
