@@ -1,6 +1,5 @@
 """Runs commands as a user does, through the installed entry point."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,7 +21,6 @@ def sgekit(tmp_path: Path) -> Sgekit:
         done = subprocess.run(
             [str(Path(sys.executable).with_name("sgekit")), *map(str, arguments)],
             cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "2"},
             capture_output=True,
             text=True,
             check=False,

@@ -67,7 +67,7 @@ def test_compare_answers_with_table_and_report(
     # Other settings do not mix with it.
     capsys.readouterr()
     assert main(command(scenes, out, "--lr", "0.2")) == 2
-    words = "holds a comparison with other settings (recipe.lr was 0.004, now 0.2)"
+    words = "holds a comparison with other settings (recipe.lr was 0.008, now 0.2)"
     assert words in capsys.readouterr().err
 
 

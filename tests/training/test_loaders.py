@@ -1,14 +1,17 @@
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sgekit.data import ImageData
 from sgekit.errors import InputError
 from sgekit.training.loaders import (
     EvalBatches,
+    RandomShift,
     Samples,
     TrainBatches,
     eval_transform,
@@ -124,3 +127,31 @@ def test_a_picture_comes_back_from_its_tensor(colours: ImageData) -> None:
     image, _ = colours.val[0]
     back = to_picture(eval_transform(32, 1.0, "bilinear")(image))
     assert np.abs(np.asarray(back, float) - np.asarray(image, float)).max() <= 1
+
+
+def test_shift_reflects_what_it_uncovers() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)
+    padded = np.pad(pixels, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    windows = {padded[y : y + 9, x : x + 7].tobytes() for y in range(5) for x in range(5)}
+    seen = {np.asarray(RandomShift(2)(Image.fromarray(pixels))).tobytes() for _ in range(1000)}
+    assert seen == windows
+
+
+@pytest.mark.parametrize("crop", ["shift", "none"])
+def test_training_images_are_normalised_as_evaluation_images(crop: str, tiny: Recipe) -> None:
+    recipe = replace(tiny, crop=crop, hflip=0.0)
+    flat = Image.new("RGB", (32, 32), (250, 128, 3))
+    evaluated = eval_transform(32, 1.0, recipe.interpolation)(flat)
+    torch.testing.assert_close(train_transform(recipe)(flat), evaluated)
+
+
+def test_a_batch_leaves_the_random_state_alone(colours: ImageData, tiny: Recipe) -> None:
+    samples = Samples(colours.train, train_transform(tiny), seed=1)
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    expected = torch.rand(()).item(), np.random.random(), random.random()
+    torch.manual_seed(5), np.random.seed(5), random.seed(5)
+    batch = samples.__getitems__([(0, 3), (1, 3), (0, 4)])
+    assert (torch.rand(()).item(), np.random.random(), random.random()) == expected
+    alone = samples[(1, 3)]
+    assert torch.equal(batch[1][0], alone[0])
+    assert batch[1][1] == alone[1]

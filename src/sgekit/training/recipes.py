@@ -279,11 +279,11 @@ RECIPES: dict[str, Recipe] = {
         # For small images and few cores; chosen on the built-in scenes with the plain network.
         Recipe(
             name="quick",
-            epochs=7,
+            epochs=6,
             batch_size=64,
             image_size=64,
             optimizer="adamw",
-            lr=4e-3,
+            lr=8e-3,
             lr_batch=64,
             weight_decay=0.05,
             decay_norm_and_bias=False,
