@@ -10,13 +10,26 @@ from sgekit import modules
 from sgekit.modules import ATTENTION, SpatialGroupEnhance
 
 CHANNELS = 64
-# By the papers' definitions: SE 2 C^2/r + C/r + C with C/r at least 8, ECA one kernel of 3,
-# CBAM 2 C^2/r and a 7x7 convolution of 2 maps with its BatchNorm, SGE 2 G.
+# By the papers' definitions, with C = 64. Hidden layers of C/r: 4 with r = 16, but 8 in SE
+# (a multiple of 8) and in coordinate attention (at least 8), and 32 in SK (at least 32).
+# Groups: 32 of 2 channels in SK, SA and EMA.
 PARAMETERS = {
     "none": 0,
     "se": 2 * 64 * 8 + 8 + 64,
-    "eca": 3,
     "cbam": 2 * 64 * 4 + 7 * 7 * 2 + 2,
+    # MLP and its norms; 1x1, twice 3x3, 1x1 and their norms.
+    "bam": (2 * 64 * 4 + 2 * 4 + 2 * 64) + (64 * 4 + 2 * 9 * 4 * 4 + 4 + 3 * 2 * 4 + 2),
+    # Two grouped 3x3 convolutions with norms; C to 32 with norm, 32 to 2 C.
+    "sk": 2 * (9 * 64 * 2 + 2 * 64) + (64 * 32 + 2 * 32 + 32 * 128),
+    "gc": (64 + 1) + (64 * 4 + 4) + 2 * 4 + (4 * 64 + 64),
+    "ge": 3 * (9 * 64 + 2 * 64),
+    "eca": 3,
+    "srm": 2 * 64 + 2 * 64,
+    "simam": 0,
+    "coord": (64 * 8 + 8) + 2 * 8 + 2 * (8 * 64 + 64),
+    "sa": 3 * 2,
+    "triplet": 3 * (7 * 7 * 2 + 2),
+    "ema": (2 * 2 + 2) + (9 * 2 * 2 + 2) + 2 * 2,
     "sge": 2 * 64,
 }
 
@@ -40,6 +53,12 @@ def test_every_mechanism(name: str) -> None:
     y.square().sum().backward()
     assert x.grad is not None
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+def test_sk_is_counted_with_its_convolutions() -> None:
+    layer = ATTENTION["sk"](CHANNELS, groups=1)
+    dense = PARAMETERS["sk"] + 2 * 9 * CHANNELS * (CHANNELS - 2)
+    assert sum(p.numel() for p in layer.parameters()) == dense
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

@@ -1,7 +1,11 @@
 """Convolutional Block Attention Module as a layer."""
 
+from typing import ClassVar
+
 import torch
 from timm.layers.cbam import CbamModule
+
+from sgekit.modules.widths import check_reduction, zero
 
 
 class ConvBlockAttention(CbamModule):
@@ -12,8 +16,10 @@ class ConvBlockAttention(CbamModule):
     7x7 convolution and a BatchNorm). timm's layer.
 
     Takes and returns `(B, channels, H, W)`. Where `channels` < 2 * r the MLP has one or
-    more hidden units, never none.
+    more hidden units, never none. In training the BatchNorm refuses one 1x1 map alone.
     """
+
+    dims: ClassVar[tuple[int, ...] | None] = (2,)
 
     def __init__(
         self,
@@ -23,4 +29,10 @@ class ConvBlockAttention(CbamModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_reduction(reduction)
         super().__init__(channels, rd_ratio=1 / reduction, device=device, dtype=dtype)
+
+    def neutralize(self) -> float:
+        """Make both gates sigmoid(0), whatever the input, and return their product."""
+        zero(self.channel.fc2, self.spatial.conv.bn)
+        return 0.25

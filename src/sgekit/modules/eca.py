@@ -1,7 +1,11 @@
 """Efficient Channel Attention as a layer."""
 
+from typing import ClassVar
+
 import torch
 from timm.layers.eca import EcaModule
+
+from sgekit.modules.widths import zero
 
 
 class EfficientChannelAttention(EcaModule):
@@ -14,6 +18,8 @@ class EfficientChannelAttention(EcaModule):
     Takes and returns `(B, channels, H, W)`.
     """
 
+    dims: ClassVar[tuple[int, ...] | None] = (2,)
+
     def __init__(
         self,
         channels: int,
@@ -22,3 +28,8 @@ class EfficientChannelAttention(EcaModule):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, device=device, dtype=dtype)
+
+    def neutralize(self) -> float:
+        """Make every gate sigmoid(0), whatever the input, and return it."""
+        zero(self.conv)
+        return 0.5

@@ -14,23 +14,23 @@ def divisors(channels: int) -> list[int]:
     return sorted({*small, *(channels // k for k in small)})
 
 
-def resolve_groups(channels: int, groups: int | Literal["auto"]) -> int:
+def resolve_groups(channels: int, groups: int | Literal["auto"], near: int = DEFAULT_GROUPS) -> int:
     """The number of groups for `channels`.
 
-    "auto" is the divisor of `channels` nearest to 64, the smaller of two equally near.
+    "auto" is the divisor of `channels` nearest to `near`, the smaller of two equally near.
     Raises InputError where `groups` doesn't divide `channels`, naming those that do.
     """
     if channels < 1:
         raise InputError(f"channels must be at least 1, not {channels}")
     if groups == "auto":
-        return min(divisors(channels), key=lambda k: (abs(k - DEFAULT_GROUPS), k))
+        return min(divisors(channels), key=lambda k: (abs(k - near), k))
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(f'groups must be a whole number or "auto", not {groups!r}')
     if groups < 1 or channels % groups != 0:
-        near = sorted(divisors(channels), key=lambda k: abs(k - groups))[:8]
+        allowed = sorted(divisors(channels), key=lambda k: abs(k - groups))[:8]
         raise InputError(
             f"{groups} groups do not divide {channels} channels; these do: "
-            f'{", ".join(map(str, sorted(near)))}; or pass groups="auto" for the one nearest to '
-            f"{DEFAULT_GROUPS}"
+            f'{", ".join(map(str, sorted(allowed)))}; or pass groups="auto" for the one nearest '
+            f"to {near}"
         )
     return groups

@@ -1,7 +1,11 @@
 """Squeeze-and-Excitation as a layer."""
 
+from typing import ClassVar
+
 import torch
 from timm.layers.squeeze_excite import SEModule
+
+from sgekit.modules.widths import check_reduction, zero
 
 
 class SqueezeExcite(SEModule):
@@ -14,6 +18,8 @@ class SqueezeExcite(SEModule):
     Takes and returns `(B, channels, H, W)`.
     """
 
+    dims: ClassVar[tuple[int, ...] | None] = (2,)
+
     def __init__(
         self,
         channels: int,
@@ -22,4 +28,10 @@ class SqueezeExcite(SEModule):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_reduction(reduction)
         super().__init__(channels, rd_ratio=1 / reduction, device=device, dtype=dtype)
+
+    def neutralize(self) -> float:
+        """Make every gate sigmoid(0), whatever the input, and return it."""
+        zero(self.fc2)
+        return 0.5
