@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from sgekit.models import build, count_operations, describe, list_models
-from sgekit.modules import SpatialGroupEnhance
+from sgekit.modules import ATTENTION, SpatialGroupEnhance
 
 
 def test_a_network_by_hand() -> None:
@@ -61,6 +61,28 @@ def test_resnet50_at_224() -> None:
     assert ours.operations.other == plain.operations.other + expected
     assert ours.parameters - plain.parameters == 16 * 128
     assert ours.input_size == (3, 224, 224)
+
+
+def test_style_recalibration_by_hand() -> None:
+    # Mean and deviation, their weighted sum, BatchNorm, sigmoid, gate.
+    counted = count_operations(ATTENTION["srm"](32), (32, 7, 5))
+    assert counted.multiply_adds == 0
+    assert counted.other == (4 * 32 * 35 + 3 * 32) + 4 * 32 + 2 * 32 + 32 + 32 * 35
+
+
+def test_coordinate_attention_by_hand() -> None:
+    # Means of rows and columns, 64 -> 8 -> twice 64 at 6 + 4 places, hard swish, two gates.
+    counted = count_operations(ATTENTION["coord"](64), (64, 6, 4))
+    assert counted.multiply_adds == 2 * 10 * 64 * 8
+    means, hidden, gates = 2 * 64 * 24 + 64 * 10, (1 + 2 + 1) * 8 * 10, 2 * 64 * 10
+    assert counted.other == means + hidden + gates + 2 * 64 * 24
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_every_attention_is_counted_whole(attention: str) -> None:
+    operations = describe("resnet50", attention, image_size=64).operations
+    assert operations.uncounted == ()
+    assert (operations.attention > 0) == (attention != "none")
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -19,10 +19,10 @@ _aten = torch.ops.aten
 _MULTIPLY_ADDS = {_aten.convolution, _aten.addmm, _aten.mm, _aten.bmm, _aten.baddbmm}
 
 _FREE = {
-    "_to_copy", "arange", "cat", "clone", "constant_pad_nd", "copy_", "detach", "empty",
-    "empty_like", "fill_", "full", "index", "lift_fresh", "new_empty", "new_ones",
-    "new_zeros", "ones", "ones_like", "reflection_pad2d", "replication_pad2d", "stack",
-    "upsample_nearest2d", "zero_", "zeros", "zeros_like",
+    "_to_copy", "_unsafe_view", "arange", "cat", "clone", "constant_pad_nd", "copy_", "detach",
+    "empty", "empty_like", "fill_", "full", "index", "lift_fresh", "new_empty", "new_ones",
+    "new_zeros", "ones", "ones_like", "promote_types", "reflection_pad2d", "replication_pad2d",
+    "stack", "upsample_nearest2d", "zero_", "zeros", "zeros_like",
 }  # fmt: skip
 """Operations that only move or make numbers; views are free as well."""
 
@@ -161,4 +161,7 @@ _RULES: dict[str, Callable[[Any, Tensor], int]] = {
     "avg_pool2d": _window,
     "_adaptive_avg_pool2d": lambda args, out: args[0].numel() + out.numel(),
     "_softmax": lambda args, out: 4 * out.numel(),
+    "hardswish": lambda args, out: out.numel(),
+    # Mean, centring, square and sum; the two divisions and the root.
+    "std_mean": lambda args, out: 4 * args[0].numel() + 3 * out.numel(),
 }
