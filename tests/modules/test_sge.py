@@ -1,11 +1,13 @@
 import copy
+import inspect
 import pickle
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from sgekit.errors import InputError
+from sgekit.models import count_operations
 from sgekit.modules import SpatialGroupEnhance, resolve_groups
 from sgekit.ops import spatial_group_enhance
 
@@ -108,3 +110,102 @@ def test_device_dtype_and_repr() -> None:
     assert repr(layer) == "SpatialGroupEnhance(8, groups=8, eps=1e-05)"
     last = SpatialGroupEnhance(8, groups=2, channel_dim=-1)
     assert repr(last) == "SpatialGroupEnhance(8, groups=2, eps=1e-05, channel_dim=-1)"
+
+
+def test_options_for_ablations_come_by_name_alone() -> None:
+    parameters = inspect.signature(SpatialGroupEnhance).parameters.values()
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    assert named == ["group_channels", "weight_init", "bias_init", "normalize", "unbiased"]
+
+
+@pytest.mark.parametrize("groups", [64, "auto", 16])
+def test_group_channels(groups: int | Literal["auto"]) -> None:
+    assert SpatialGroupEnhance(128, groups=groups, group_channels=8).groups == 16
+
+
+@pytest.mark.parametrize(
+    ("group_channels", "groups", "message"),
+    [
+        (8, 32, "groups 32 contradicts group_channels 8, which makes 16 groups of 128 channels"),
+        (7, 64, r"128 channels .* groups of 7; group_channels may be 1, 2, 4, 8, 16, 32"),
+        (256, 64, "128 channels .* groups of 256; .*128"),
+        (0, 64, "128 channels .* groups of 0; .*1, 2"),
+    ],
+)
+def test_group_channels_that_do_not_fit_are_refused(
+    group_channels: int, groups: int, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        SpatialGroupEnhance(128, groups=groups, group_channels=group_channels)
+
+
+def test_options_of_another_type_or_size_are_refused() -> None:
+    with pytest.raises(TypeError, match="group_channels"):
+        SpatialGroupEnhance(8, group_channels=2.0)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="normalize must be True or False, not 'no'"):
+        SpatialGroupEnhance(8, groups=4, normalize="no")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="bias_init must be a finite number, not nan"):
+        SpatialGroupEnhance(8, groups=4, bias_init=float("nan"))
+
+
+@pytest.mark.parametrize("options", [{"normalize": False}, {"unbiased": False}], ids=str)
+def test_ablations_are_those_of_the_operation(options: dict[str, Any]) -> None:
+    layer = SpatialGroupEnhance(8, groups=4, weight_init=0.5, bias_init=-0.25, **options)
+    assert torch.equal(layer.weight, torch.full((4,), 0.5))
+    assert torch.equal(layer.bias, torch.full((4,), -0.25))
+    x = torch.randn(2, 8, 3, 2)
+    y = layer(x)
+    assert torch.equal(y, spatial_group_enhance(x, layer.weight, layer.bias, **options))
+    assert not torch.allclose(y, spatial_group_enhance(x, layer.weight, layer.bias))
+    torch.testing.assert_close(x * layer.gate(x).repeat_interleave(2, 1), y)
+
+
+def test_repr_shows_what_is_unusual() -> None:
+    layer = SpatialGroupEnhance(8, groups=4, weight_init=1.0, bias_init=0.0, normalize=False)
+    told = "8, groups=4, eps=1e-05, weight_init=1.0, bias_init=0.0, normalize=False"
+    assert repr(layer) == f"SpatialGroupEnhance({told})"
+
+
+def test_neutralize_leaves_a_fresh_layer_alone() -> None:
+    layer = SpatialGroupEnhance(8, groups=4)
+    assert layer.neutralize() == pytest.approx(0.7310585786)
+    torch.nn.init.constant_(layer.bias, 2.0)  # the same constant everywhere is one too
+    assert layer.neutralize() == pytest.approx(0.8807970780)
+    assert torch.equal(layer.bias, torch.full((4,), 2.0))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_neutralize_makes_the_gate_a_constant_that_training_leaves(normalize: bool) -> None:
+    torch.manual_seed(0)
+    layer = SpatialGroupEnhance(8, groups=4, weight_init=1.0, bias_init=0.5, normalize=normalize)
+    torch.nn.init.normal_(layer.bias)
+    constant = layer.neutralize()
+    assert constant == pytest.approx(0.6224593312)
+    x = torch.randn(3, 8, 4, 5)
+    torch.testing.assert_close(layer(x), x * constant)
+    (layer(x) * torch.randn_like(x)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1).step()
+    gate = layer.gate(x)
+    assert (gate.amax((0, 2, 3)) - gate.amin((0, 2, 3)) > 1e-3).all()
+
+
+def test_neutralize_without_memory() -> None:
+    layer = SpatialGroupEnhance(8, groups=4, bias_init=0.5, device="meta")
+    assert layer.neutralize() == pytest.approx(0.6224593312)
+
+
+def test_operations_of_the_ablations_are_counted() -> None:
+    def counted(**options: Any) -> int:
+        layer = SpatialGroupEnhance(8, groups=4, **options)
+        count = count_operations(layer, (2, 8, 3, 5))
+        assert count.uncounted == ()
+        assert count.multiply_adds == 0
+        assert count.other == count.attention
+        return count.other
+
+    samples, channels, groups, n = 2, 8, 4, 15
+    usual = samples * (5 * channels * n + 8 * groups * n + channels + 4 * groups)
+    assert counted() == usual
+    assert counted(unbiased=False) == usual + groups  # the weights, scaled
+    plain = samples * (4 * channels * n + 3 * groups * n + channels)
+    assert counted(normalize=False) == plain

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 
-def enhance(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+def enhance(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    normalize: bool = True,
+    unbiased: bool = True,
+) -> Tensor:
     """`(B, C, *spatial)` in, the same out, in float64; differentiable."""
     x = x.double()
     samples, channels, groups = x.shape[0], x.shape[1], weight.shape[0]
@@ -14,9 +21,12 @@ def enhance(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tenso
     descriptor = features.mean(-1, keepdim=True)
     likeness = (features * descriptor).sum(2)
     # The deviation of one position is 0 / 0 and of none undefined; t is 0 there by definition.
-    if likeness.shape[-1] > 1:
+    if not normalize:
+        normalised = likeness
+    elif likeness.shape[-1] > 1:
         centred = likeness - likeness.mean(-1, keepdim=True)
-        normalised = centred / (likeness.std(-1, keepdim=True) + eps)
+        std = likeness.std(-1, keepdim=True, correction=int(unbiased))
+        normalised = centred / (std + eps)
     else:
         normalised = torch.zeros_like(likeness)
     score = weight.double()[:, None] * normalised + bias.double()[:, None]

@@ -1,12 +1,15 @@
 """Spatial Group-wise Enhance as a layer."""
 
-from typing import Any, Literal
+import math
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sgekit.modules.groups import DEFAULT_GROUPS, resolve_groups
+from sgekit.errors import InputError
+from sgekit.modules.groups import DEFAULT_GROUPS, divisors, resolve_groups
 from sgekit.ops.api import spatial_group_enhance, spatial_group_gate
+from sgekit.ops.validation import validate_switches
 
 
 class SpatialGroupEnhance(nn.Module):
@@ -20,10 +23,17 @@ class SpatialGroupEnhance(nn.Module):
     Takes and returns `(B, channels, *spatial)` with at least one spatial dimension, or
     `(B, *spatial, channels)` with `channel_dim=-1`. On a 1x1 or constant map the gate is
     sigmoid(bias). Raises InputError where `groups` doesn't divide `channels`;
-    `groups="auto"` takes the divisor nearest to 64.
+    `groups="auto"` takes the divisor nearest to 64. `group_channels` sets the channels of a
+    group instead; `groups` must then be left at 64, be "auto" or mean the same.
+
+    The rest serves ablations: other starts of the parameters, no normalisation (equation 3
+    is left out whole) and the deviation over n instead of n - 1.
 
     State saved as `(1, G, 1, 1)`, as the released models have it, loads too.
     """
+
+    placement: ClassVar[str] = "norm"
+    dims: ClassVar[tuple[int, ...] | None] = None
 
     def __init__(
         self,
@@ -33,34 +43,93 @@ class SpatialGroupEnhance(nn.Module):
         channel_dim: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        group_channels: int | None = None,
+        weight_init: float = 0.0,
+        bias_init: float = 1.0,
+        normalize: bool = True,
+        unbiased: bool = True,
     ) -> None:
         super().__init__()
+        for name, value in (("weight_init", weight_init), ("bias_init", bias_init)):
+            if not math.isfinite(value):
+                raise InputError(f"{name} must be a finite number, not {value}")
+        validate_switches(normalize=normalize, unbiased=unbiased)
+        if group_channels is not None:
+            groups = _groups_of(channels, group_channels, groups)
         self.channels = channels
         self.groups = resolve_groups(channels, groups)
         self.eps = eps
         self.channel_dim = channel_dim
+        self.weight_init = weight_init
+        self.bias_init = bias_init
+        self.normalize = normalize
+        self.unbiased = unbiased
         self.weight = nn.Parameter(torch.empty(self.groups, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(self.groups, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """weight 0 and bias 1, the paper's start."""
-        nn.init.zeros_(self.weight)
-        nn.init.ones_(self.bias)
+        """`weight_init` and `bias_init`: unless told otherwise 0 and 1, the paper's start."""
+        nn.init.constant_(self.weight, self.weight_init)
+        nn.init.constant_(self.bias, self.bias_init)
+
+    def neutralize(self) -> float:
+        """Make every gate one constant for now, whatever the input; returns that constant.
+
+        Where all weights are 0 and all biases equal, as at the start, nothing is changed.
+        Else the weights become 0 and the biases `bias_init`. The weights' gradients are those
+        of a fresh layer, so training moves it on from there.
+        """
+        weight, bias = self.weight.detach(), self.bias.detach()
+        # A meta tensor holds no numbers to look at.
+        flat = not bias.is_meta and bool((weight == 0).all() and (bias == bias[0]).all())
+        if not flat:
+            weight.zero_()
+            bias.fill_(self.bias_init)
+        constant = bias[0] if flat else torch.tensor(self.bias_init, dtype=bias.dtype)
+        return float(constant.double().sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
-        return spatial_group_enhance(x, self.weight, self.bias, self.eps, self.channel_dim)
+        return spatial_group_enhance(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.channel_dim,
+            normalize=self.normalize,
+            unbiased=self.unbiased,
+        )
 
     def gate(self, x: Tensor) -> Tensor:
         """The attention map, `(B, G, *spatial)` whatever `channel_dim` is, between 0 and 1.
 
         In float32 for half-precision x. Differentiable.
         """
-        return spatial_group_gate(x, self.weight, self.bias, self.eps, self.channel_dim)
+        return spatial_group_gate(
+            x,
+            self.weight,
+            self.bias,
+            self.eps,
+            self.channel_dim,
+            normalize=self.normalize,
+            unbiased=self.unbiased,
+        )
 
     def extra_repr(self) -> str:
-        text = f"{self.channels}, groups={self.groups}, eps={self.eps}"
-        return text if self.channel_dim == 1 else f"{text}, channel_dim={self.channel_dim}"
+        usual = {
+            "channel_dim": 1,
+            "weight_init": 0.0,
+            "bias_init": 1.0,
+            "normalize": True,
+            "unbiased": True,
+        }
+        unusual = "".join(
+            f", {name}={getattr(self, name)}"
+            for name, value in usual.items()
+            if getattr(self, name) != value
+        )
+        return f"{self.channels}, groups={self.groups}, eps={self.eps}{unusual}"
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
@@ -70,3 +139,22 @@ class SpatialGroupEnhance(nn.Module):
             if isinstance(value, Tensor) and value.shape == (1, self.groups, 1, 1):
                 state_dict[prefix + name] = value.reshape(self.groups)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _groups_of(channels: int, group_channels: int, groups: int | Literal["auto"]) -> int:
+    """How many groups of `group_channels`; `groups` may be the default, "auto" or the same."""
+    if isinstance(group_channels, bool) or not isinstance(group_channels, int):
+        raise TypeError(f"group_channels must be a whole number, not {group_channels!r}")
+    if group_channels < 1 or channels % group_channels != 0:
+        near = sorted(divisors(channels), key=lambda k: abs(k - group_channels))[:8]
+        raise InputError(
+            f"{channels} channels do not split into groups of {group_channels}; "
+            f"group_channels may be {', '.join(map(str, sorted(near)))}"
+        )
+    resolved = channels // group_channels
+    if groups not in (DEFAULT_GROUPS, "auto", resolved):
+        raise InputError(
+            f"groups {groups!r} contradicts group_channels {group_channels}, which makes "
+            f"{resolved} groups of {channels} channels; give one of the two"
+        )
+    return resolved

@@ -7,7 +7,8 @@ from sgekit.errors import InputError
 from sgekit.ops import flops as _flops  # noqa: F401  (registers)
 from sgekit.ops import library, reference
 from sgekit.ops.autograd import Enhance
-from sgekit.ops.validation import validate
+from sgekit.ops.layout import Layout
+from sgekit.ops.validation import validate, validate_switches
 
 IMPLEMENTATIONS = ("cpu", "triton", library.REFERENCE)
 """In the order in which "auto" tries them."""
@@ -22,6 +23,9 @@ def spatial_group_enhance(
     residual: Tensor | None = None,
     activation: str | None = None,
     impl: str = "auto",
+    *,
+    normalize: bool = True,
+    unbiased: bool = True,
 ) -> Tensor:
     """Spatial Group-wise Enhance (arXiv 1905.09646, section 3): `activation(x * gate + residual)`.
 
@@ -35,6 +39,11 @@ def spatial_group_enhance(
     gradient through std is taken as 0 and that through c - mean(c) stays, divided by eps.
     Empty batches and maps give empty results.
 
+    For ablations: `unbiased=False` takes the deviation over n instead of n - 1;
+    `normalize=False` leaves the normalisation out, its centring too, so that the gate is
+    sigmoid(weight * c + bias), and `eps` and `unbiased` mean nothing. The latter is plain
+    PyTorch always, the former runs on every implementation.
+
     `impl` is "auto", "reference" (plain PyTorch), "cpu" or "triton". One named explicitly
     runs or raises with the reason; `available` lists what would run. Under torch.compile,
     export and tracing "auto" and "reference" become plain PyTorch operations.
@@ -43,18 +52,30 @@ def spatial_group_enhance(
     result, for a ReLU); twice, under torch.func and in forward mode by plain formulas.
 
     Raises InputError where shapes, devices, `channel_dim`, `activation` or `impl` don't
-    fit, and TypeError where a tensor is not floating-point.
+    fit, and TypeError where a tensor is not floating-point or an option not a bool.
     """
     validate(x, weight, bias, channel_dim, residual, activation)
-    chosen = _choose(x, weight.shape[0], channel_dim, activation, impl)
-    if chosen == library.REFERENCE and _traced():
-        return reference.enhance(x, weight, bias, residual, eps, channel_dim, activation)
+    validate_switches(normalize=normalize, unbiased=unbiased)
+    chosen = _choose(x, weight.shape[0], channel_dim, activation, impl, normalize)
+    if not normalize or (chosen == library.REFERENCE and _traced()):
+        return reference.enhance(
+            x, weight, bias, residual, eps, channel_dim, activation, normalize, unbiased
+        )
+    if not unbiased:
+        weight, eps = _over_n(x, weight, eps, channel_dim)
     y: Tensor = Enhance.apply(x, weight, bias, residual, eps, channel_dim, activation, chosen)[0]
     return y
 
 
 def spatial_group_gate(
-    x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, channel_dim: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float = 1e-5,
+    channel_dim: int = 1,
+    *,
+    normalize: bool = True,
+    unbiased: bool = True,
 ) -> Tensor:
     """The attention map that `spatial_group_enhance` multiplies x with, `(B, G, *spatial)`.
 
@@ -62,7 +83,8 @@ def spatial_group_gate(
     Differentiable, always by the plain formula. Raises as `spatial_group_enhance` does.
     """
     validate(x, weight, bias, channel_dim)
-    return reference.gate(x, weight, bias, eps, channel_dim)
+    validate_switches(normalize=normalize, unbiased=unbiased)
+    return reference.gate(x, weight, bias, eps, channel_dim, normalize, unbiased)
 
 
 def available(
@@ -81,8 +103,25 @@ def _traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
-def _choose(x: Tensor, groups: int, channel_dim: int, activation: str | None, impl: str) -> str:
-    if impl == library.REFERENCE or (impl == "auto" and _traced()):
+def _over_n(x: Tensor, weight: Tensor, eps: float, channel_dim: int) -> tuple[Tensor, float]:
+    """The weight and eps with which the deviation over n - 1 gives the gate of that over n.
+
+    With r = sqrt(n / (n - 1)): weight * c / (std / r + eps) = weight * r * c / (std + eps * r).
+    """
+    layout = Layout.of(x, weight.shape[0], channel_dim)
+    n = layout.count(layout.split(x))
+    if n < 2:  # t is 0 either way
+        return weight, eps
+    r = (n / (n - 1)) ** 0.5
+    # Not rounded to half precision; autograd brings the gradient back to the weight's dtype.
+    wide = weight if weight.dtype == torch.float64 else weight.float()
+    return wide * r, eps * r
+
+
+def _choose(
+    x: Tensor, groups: int, channel_dim: int, activation: str | None, impl: str, normalize: bool
+) -> str:
+    if impl == library.REFERENCE or (impl == "auto" and (_traced() or not normalize)):
         return library.REFERENCE
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         allowed = ", ".join(f'"{name}"' for name in ("auto", *IMPLEMENTATIONS))
@@ -90,7 +129,7 @@ def _choose(x: Tensor, groups: int, channel_dim: int, activation: str | None, im
     call = library.Call(x.device, x.dtype, tuple(x.shape), groups, channel_dim, activation)
     if impl == "auto":
         return next(name for name in IMPLEMENTATIONS if library.why_not(name, call) is None)
-    reason = library.why_not(impl, call)
+    reason = library.why_not(impl, call) if normalize else "fused kernels always normalise"
     if reason is not None:
         raise InputError(f'impl="{impl}" cannot run here: {reason}; impl="auto" chooses what can')
     return impl

@@ -16,6 +16,10 @@ def operations(shape: tuple[int, ...], groups: int, channel_dim: int) -> int:
     product, gate), for each of its G * n positions 8 (mean, centring, square, sum, division,
     weight, bias, sigmoid), for each channel 1 and for each group 4 (what their sums are
     divided by, root, eps).
+
+    Without normalisation the operation is plain PyTorch: `count_operations` of the models
+    sees 4 for each number (mean, product and sum of the dot product, gate), 3 for each
+    position and 1 for each channel; PyTorch's own counter leaves such operations out.
     """
     samples, channels = shape[0], shape[channel_dim]
     n = math.prod(shape) // max(samples * channels, 1)

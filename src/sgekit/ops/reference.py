@@ -10,6 +10,10 @@ channels over n positions, with the vector x_i at position i:
 4. a_i = weight * t_i + bias
 5. y_i = x_i * sigmoid(a_i), and with the options activation(y_i + residual_i)
 
+Two options are there for ablations: `unbiased=False` takes std over n, as the paper's text
+prints it, and `normalize=False` leaves equation 3 out whole, its subtraction as well as its
+division, so that a_i = weight * c_i + bias.
+
 Three departures change nothing in exact arithmetic and keep the digits in fp32 when the
 mean is far larger than the deviation: c_i is taken from x_i - g; its mean, then only a
 rounding error, is subtracted as well, and so is what that leaves; and g is exact on a
@@ -49,13 +53,14 @@ def output_dtype(x: Tensor, residual: Tensor | None) -> torch.dtype:
     return x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
 
 
-def degrees_of_freedom(n: int) -> int:
-    """n - 1, and 1 for a single position, whose deviation is then 0 instead of 0 / 0."""
+def degrees_of_freedom(n: int, unbiased: bool = True) -> int:
+    """n - 1 (n where not `unbiased`), at least 1: one position has the deviation 0, not 0 / 0."""
     size: object = n
+    lost = int(unbiased)
     if isinstance(size, Tensor):  # as sizes are under torch.jit.trace
-        return cast(int, (size - 1).clamp(min=1))
+        return cast(int, (size - lost).clamp(min=1))
     # Not max(): n may be symbolic, and max() would fix its value.
-    return cast(int, torch.sym_max(n - 1, 1))
+    return cast(int, torch.sym_max(n - lost, 1))
 
 
 def descriptor(xs: Tensor, layout: Layout) -> Tensor:
@@ -83,7 +88,7 @@ def centre(c: Tensor, layout: Layout) -> Tensor:
     return c - c.mean(layout.positions, keepdim=True)
 
 
-def normalise(xs: Tensor, layout: Layout, eps: float) -> Normalised:
+def normalise(xs: Tensor, layout: Layout, eps: float, unbiased: bool = True) -> Normalised:
     """Equations 1 to 3 on a split tensor in the statistics' dtype."""
     g = descriptor(xs, layout)
     centred = xs - g
@@ -93,11 +98,18 @@ def normalise(xs: Tensor, layout: Layout, eps: float) -> Normalised:
     # As in `centre`, with both means kept.
     rest = c.mean(layout.positions, keepdim=True)
     c = c - rest
-    freedom = degrees_of_freedom(layout.count(xs))
+    freedom = degrees_of_freedom(layout.count(xs), unbiased)
     var = c.square().sum(layout.positions, keepdim=True) / freedom
     # The root of a stand-in where var = 0: its own slope there is infinite.
     std = torch.where(var > 0, torch.where(var > 0, var, 1.0).sqrt(), 0.0)
     return Normalised(centred, c / (std + eps), g, mean + rest, std)
+
+
+def score(xs: Tensor, layout: Layout, eps: float, normalize: bool, unbiased: bool) -> Tensor:
+    """What equation 4 scales: t, or c as equations 1 and 2 leave it where not `normalize`."""
+    if normalize:
+        return normalise(xs, layout, eps, unbiased).t
+    return (xs * xs.mean(layout.positions, keepdim=True)).sum(layout.channels, keepdim=True)
 
 
 def gate_of(t: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
@@ -107,10 +119,18 @@ def gate_of(t: Tensor, weight: Tensor, bias: Tensor, layout: Layout) -> Tensor:
     )
 
 
-def gate(x: Tensor, weight: Tensor, bias: Tensor, eps: float, channel_dim: int) -> Tensor:
+def gate(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    channel_dim: int,
+    normalize: bool = True,
+    unbiased: bool = True,
+) -> Tensor:
     """sigmoid(a), the attention map, as `(B, G, *spatial)` in the statistics' dtype."""
     layout = Layout.of(x, weight.shape[0], channel_dim)
-    t = normalise(layout.split(x.to(statistics_dtype(x))), layout, eps).t
+    t = score(layout.split(x.to(statistics_dtype(x))), layout, eps, normalize, unbiased)
     s = gate_of(t, weight, bias, layout).squeeze(layout.channels)
     return s if channel_dim == 1 else s.movedim(-1, 1)
 
@@ -123,11 +143,14 @@ def enhance(
     eps: float,
     channel_dim: int,
     activation: str | None,
+    normalize: bool = True,
+    unbiased: bool = True,
 ) -> Tensor:
     """Equations 1 to 5; arguments as in `sgekit.spatial_group_enhance`, already validated."""
     layout = Layout.of(x, weight.shape[0], channel_dim)
     xs = layout.split(x.to(statistics_dtype(x)))
-    y = layout.merge(xs * gate_of(normalise(xs, layout, eps).t, weight, bias, layout))
+    t = score(xs, layout, eps, normalize, unbiased)
+    y = layout.merge(xs * gate_of(t, weight, bias, layout))
     if residual is not None:
         y = y + residual
     if activation == "relu":

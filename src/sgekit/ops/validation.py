@@ -48,3 +48,10 @@ def validate(
         raise InputError(
             f"residual must have the shape of x, {tuple(x.shape)}, not {tuple(residual.shape)}"
         )
+
+
+def validate_switches(**switches: bool) -> None:
+    """Raise TypeError, naming the option, for anything but True and False."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
