@@ -13,6 +13,7 @@ _PLACES = {
     "SpatialGroupEnhance": "sgekit.modules",
     "ATTENTION": "sgekit.modules",
     "create_model": "sgekit.models",
+    "load_checkpoint": "sgekit.models",
     "InputError": "sgekit.errors",
 }
 
@@ -22,12 +23,13 @@ __all__ = [
     "SpatialGroupEnhance",
     "__version__",
     "create_model",
+    "load_checkpoint",
     "spatial_group_enhance",
 ]
 
 if TYPE_CHECKING:
     from sgekit.errors import InputError
-    from sgekit.models import create_model
+    from sgekit.models import create_model, load_checkpoint
     from sgekit.modules import ATTENTION, SpatialGroupEnhance
     from sgekit.ops import spatial_group_enhance
 

@@ -15,6 +15,7 @@ COMMANDS = {
     "val": "evaluate a checkpoint",
     "predict": "label images with a checkpoint",
     "bench": "time, memory, parameters and operations, side by side",
+    "convert": "other projects' checkpoints, and a run's, to safetensors",
     "models": "list what can be built, with parameters and operations",
     "scenes": "write the built-in scenes as image folder and COCO JSON",
     "checks": "show what this machine can do",

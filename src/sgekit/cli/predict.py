@@ -22,7 +22,12 @@ EXAMPLES = """examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files or folders")
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a run's .ckpt file")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="a run's .ckpt, or .safetensors from sgekit convert",
+    )
     parser.add_argument("--top", type=int, default=5, metavar="INT", help="classes to tell (5)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="INT", help="(32)")
     parser.add_argument("--no-pictures", action="store_true", help="write results.json only")

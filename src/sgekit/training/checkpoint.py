@@ -1,9 +1,8 @@
 """Checkpoints of training runs: written atomically, read without running their code."""
 
 import os
-import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,26 @@ from torch import nn
 
 from sgekit.errors import InputError
 from sgekit.models import build
+from sgekit.models.checkpoints import (
+    KEY,
+    TRAINING,
+    identify,
+    is_safetensors,
+    load_contents,
+    read_torch,
+    read_weights,
+    rebuild,
+)
 
-KEY = "sgekit"
-TRAINING = "sgekit_training"
+__all__ = [
+    "KEY",
+    "TRAINING",
+    "AtomicCheckpointIO",
+    "Identity",
+    "identity_of",
+    "load_network",
+    "read_checkpoint",
+]
 
 
 @dataclass(frozen=True)
@@ -100,24 +116,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     Raises InputError where the file is missing, is no checkpoint, is damaged, or is a
     pickle that wants to run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint file {path}")
-    try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch names a forbidden class as a global, a newer protocol's opcodes as operands.
-        if "global" in str(error).lower() or "Unsupported operand" in str(error):
-            raise InputError(
-                f"{path} is refused: it is a pickle that holds more than tensors and plain "
-                "values and could run code when opened"
-            ) from error
-        raise InputError(f"{path} is damaged or no checkpoint") from error
-    except Exception as error:  # bytes that are no checkpoint can fail in any way
-        raise InputError(f"{path} is damaged or no checkpoint") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
+    return read_torch(path, map_location)
 
 
 def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity:
@@ -135,7 +134,10 @@ def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
     """The trained network in a run's checkpoint, in eval mode, and what it is.
 
     Where the run kept an exponential moving average of the weights, that is what is loaded.
+    A safetensors file that sgekit wrote does as well.
     """
+    if is_safetensors(Path(path)):
+        return _from_safetensors(path)
     checkpoint = read_checkpoint(path)
     identity = identity_of(checkpoint, path)
     network = build(
@@ -157,3 +159,19 @@ def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
     return network.eval(), identity
+
+
+def _from_safetensors(path: str | Path) -> tuple[nn.Module, Identity]:
+    contents = read_weights(path)
+    if contents.kind != "sgekit":
+        raise InputError(
+            f"{path} does not say which network it is of; make a file that does with "
+            f"`sgekit convert {path} OUT`"
+        )
+    metadata = identify(contents)
+    if not metadata.classes:
+        raise InputError(f"{path} holds a network without classifier, which labels nothing")
+    network = rebuild(metadata)
+    load_contents(network, contents)
+    same = {field.name: getattr(metadata, field.name) for field in fields(Identity)}
+    return network.eval(), Identity(**same)
