@@ -14,6 +14,7 @@ from sgekit.analysis import Example, GateMap
 from sgekit.comparison.report import write_report
 from sgekit.comparison.results import Results
 from sgekit.comparison.summary import summarise
+from sgekit.comparison.sweep import parse_sweep
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (
@@ -95,3 +96,23 @@ def test_report_renders(
     lightness = sum(int(part) for part in background[4:-1].split(",")) / 3
     assert (lightness < 128) == (scheme == "dark")
     context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_sweep_fits(
+    browser: Browser, make_results: Callable[..., Results], tmp_path: Path, width: int
+) -> None:
+    pairs = ",".join(f"{weight}:{bias}" for weight in (0, 1) for bias in (0, 1))
+    sweep = parse_sweep(f"weight_init,bias_init={pairs}", ["sge(normalize=false)"])
+    top1 = {name: [0.7, 0.74, 0.72] for name in ("none", *sweep.contenders)}
+    results = make_results(top1 | {sweep.contenders[0]: [0.71, 0.76, 0.73]})
+    results["sweep"] = sweep.among(list(top1))
+    report = write_report(summarise(results), [], tmp_path)
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(report.as_uri())
+    image = page.get_by_role("img", name="by weight_init and bias_init")
+    assert image.is_visible()
+    assert image.evaluate("image => image.naturalWidth > 0 && image.clientWidth > 320")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.locator("table.main").evaluate("t => t.scrollWidth <= t.clientWidth")
+    page.close()

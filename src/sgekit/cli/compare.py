@@ -9,7 +9,10 @@ from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.comparison.compare import compare
 from sgekit.comparison.plan import Plan
+from sgekit.comparison.sweep import parse_sweep
 from sgekit.comparison.tables import terminal_table
+from sgekit.errors import InputError
+from sgekit.models.contender import split
 
 EXAMPLES = """examples:
   sgekit compare
@@ -18,6 +21,12 @@ EXAMPLES = """examples:
       your own images, three contenders
   sgekit compare --data photos --recipe finetune --model resnet50 --pretrained
       starting from ImageNet weights
+  sgekit compare --attention none,sge,'sge(normalize=false)'
+      options of an attention stand in parentheses
+  sgekit compare --sweep groups=8,16,32
+      one contender for each value, and a figure of accuracy against it
+  sgekit compare --sweep weight_init,bias_init=0:0,0:1,1:0,1:1
+      options that vary together
 
 Stop it at any time: the same command goes on from there. More seeds or contenders in the
 same --out are added to what is there."""
@@ -26,10 +35,17 @@ same --out are added to what is there."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attention",
-        type=shared.comma_list,
+        type=split,
         default=("none", "sge"),
         metavar="LIST",
-        help="contenders, the plain network is none (none,sge)",
+        help="contenders, with options as in sge(groups=8); the plain network is none (none,sge)",
+    )
+    parser.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="OPTION=LIST",
+        help="vary an option of the one --attention (sge) against none; A,B=1:2,3:4 varies two",
     )
     parser.add_argument(
         "--seeds",
@@ -52,15 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    if len(options.sweep) > 1:
+        raise InputError("--sweep is given twice; options vary together as in A,B=1:2,3:4")
+    sweep = parse_sweep(options.sweep[0], options.attention) if options.sweep else None
     plan = Plan(
         model=shared.default_model(options),
-        attention=options.attention,
+        attention=("none", *sweep.contenders) if sweep else options.attention,
         seeds=options.seeds,
         recipe=shared.recipe_from(options),
         groups=options.groups,
         pretrained=options.pretrained,
         workers=options.workers,
         device=options.device,
+        sweep=sweep,
     )
     out = output.out_dir(options) if options.out else None
     results, report = compare(

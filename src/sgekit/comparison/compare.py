@@ -84,6 +84,8 @@ def compare(
         "contenders": contenders,
         "seconds": 0.0,
     }
+    if plan.sweep:
+        results["sweep"] = plan.sweep.among(plan.attention)
     by_name = {contender["attention"]: contender for contender in contenders}
     runs = [r for r in plan.runs(out) if (r.attention, r.seed) in asked or finished(r)]
     for number, settings in enumerate(runs, start=1):

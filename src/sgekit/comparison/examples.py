@@ -9,6 +9,7 @@ from sgekit.analysis import gate_examples as examples_of
 from sgekit.comparison.plan import Plan
 from sgekit.data import ImageData
 from sgekit.errors import InputError
+from sgekit.models.contender import first_of
 from sgekit.training.checkpoint import load_network
 from sgekit.training.loaders import eval_transform, to_picture
 
@@ -18,11 +19,13 @@ COUNT = 6
 def gate_examples(plan: Plan, data: ImageData, out: Path, device: str) -> list[Example]:
     """Images spread evenly over the evaluation split, with the first seed's SGE network's gates.
 
-    Empty where "sge" is not among the contenders.
+    Of several contenders with SGE, the first that has run; empty where none has.
     """
-    run = next((r for r in plan.runs(out) if r.attention == "sge"), None)
-    if run is None:
+    ended = [run for run in plan.runs(out) if (run.out / "run.json").exists()]
+    shown = first_of("sge", (run.attention for run in ended))
+    if shown is None:
         return []
+    run = next(run for run in ended if run.attention == shown)
     checkpoint = run.out / "last.ckpt"
     if not checkpoint.exists():
         raise InputError(f"{checkpoint} is gone; delete {run.out} to train this run again")

@@ -96,6 +96,11 @@ def note(axes: Axes, text: str, theme: Theme) -> None:
     )
 
 
+def tick(value: float, _: object = None) -> str:
+    """A number on an axis of differences: signed, and 0 without a sign."""
+    return f"{round(value, 6):+g}".replace("-", "−") if abs(value) > 1e-6 else "0"
+
+
 def png(drawn: Figure) -> bytes:
     """The figure as PNG, the same bytes for the same figure."""
     buffer = io.BytesIO()

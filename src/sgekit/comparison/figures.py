@@ -7,12 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sgekit.comparison.figure_style import LIGHT, Theme, figure, note, style
+from sgekit.comparison.figure_style import LIGHT, Theme, figure, note, style, tick
 from sgekit.comparison.formats import (
     decimals_for,
     display_name,
     interval,
     points,
+    short_lines,
 )
 from sgekit.comparison.results import (
     Contender,
@@ -49,7 +50,8 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
         values = np.array([[line[epoch] for epoch in epochs] for line in lines])
         mean = values.mean(axis=0)
         marker = "o" if len(epochs) == 1 else None
-        label = f"{display_name(contender['attention'])} ({_seeds(len(lines))})"
+        name = ", ".join(short_lines(contender["attention"], results.get("sweep")))
+        label = f"{name} ({_seeds(len(lines))})"
         axes.plot(
             epochs,
             mean,
@@ -79,13 +81,14 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
     A difference without an interval (one seed, or equal ones) is hollow and says so.
     """
     others = _others(results)
-    drawn = figure(_WIDTH, 1.5 + 0.62 * max(len(others), 1), theme)
+    names = [short_lines(other["attention"], results.get("sweep")) for other in others]
+    drawn = figure(_WIDTH, 1.5 + sum(0.45 + 0.17 * len(name) for name in names or [[""]]), theme)
     axes = drawn.add_subplot()
     reference = accuracies(_ordered(results)[0])
     labels = []
     shown = False
-    for index, contender in enumerate(others):
-        name, colour = display_name(contender["attention"]), theme.colour(index + 1)
+    for index, (contender, lines) in enumerate(zip(others, names, strict=True)):
+        name, colour = "\n".join(lines), theme.colour(index + 1)
         difference = contender.get("difference")
         if difference is None:
             labels.append(f"{name}\nno pair yet")
@@ -122,7 +125,8 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
             )
         text = points(difference["mean"], decimals_for(difference))
         limits = interval(difference) or f"no interval, {_seeds(difference['n'])}"
-        labels.append(f"{name}  {text}\n{limits}")
+        gap = "  " if len(lines) == 1 else "\n"
+        labels.append(f"{name}{gap}{text}\n{limits}")
     if not shown:
         note(axes, "No seed has finished for two contenders yet.", theme)
         return drawn
@@ -132,7 +136,7 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
     axes.set_ylim(len(labels) - 0.45, -0.55)
     edge = 1.12 * max(0.1, *(abs(limit) for limit in axes.get_xlim()))
     axes.set_xlim(-edge, edge)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     base = display_name(baseline_of(results))
     axes.set_xlabel(f"points more (right) or fewer (left) than {base}")
@@ -142,7 +146,8 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
 def costs(results: Results, theme: Theme = LIGHT) -> Figure:
     """Bars of training and inference time relative to the baseline, from 1.00×, with the spread."""
     others = [c for c in _others(results) if c.get("cost") is not None]
-    drawn = figure(_WIDTH, 1.6 + 0.5 * max(len(others), 1), theme)
+    names = [short_lines(other["attention"], results.get("sweep")) for other in others]
+    drawn = figure(_WIDTH, 1.6 + sum(0.33 + 0.17 * len(name) for name in names or [[""]]), theme)
     left, right = drawn.subplots(1, 2, sharey=True)
     base = display_name(baseline_of(results))
     if not others:
@@ -169,7 +174,7 @@ def costs(results: Results, theme: Theme = LIGHT) -> Figure:
         axes.set_xlim(lowest - 0.15 * span, lowest + 1.6 * span)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}×"))
-    labels = [display_name(contender["attention"]) for contender in others]
+    labels = ["\n".join(lines) for lines in names]
     left.set_yticks(range(len(others)), labels, color=theme.ink, fontsize=10)
     left.set_ylim(len(others) - 0.45, -0.55)
     drawn.supxlabel(f"time relative to {base}", color=theme.ink, fontsize=10)
@@ -214,7 +219,3 @@ def _line(curve: list[CurvePoint]) -> dict[int, float]:
 
 def _seeds(n: int) -> str:
     return "1 seed" if n == 1 else f"{n} seeds"
-
-
-def _tick(value: float) -> str:
-    return f"{round(value, 6):+g}".replace("-", "−") if abs(value) > 1e-6 else "0"

@@ -4,7 +4,11 @@ Accuracies are fractions in the data and percent or percentage points in text. S
 typographic minus (U+2212) and plus.
 """
 
-from sgekit.comparison.results import Difference, Spread
+from collections.abc import Sequence
+from typing import Any
+
+from sgekit.comparison.results import Difference, Spread, SweepValues
+from sgekit.models.contender import parse, written
 
 NONE = "–"
 
@@ -12,6 +16,20 @@ NONE = "–"
 def display_name(attention: str) -> str:
     """``none`` is called plain: "better than none" says something else."""
     return "plain" if attention == "none" else attention
+
+
+def short_lines(attention: str, sweep: SweepValues | None = None) -> list[str]:
+    """A contender in short lines: its name, then each option; within a sweep what varies alone."""
+    contender = parse(attention)
+    swept = sweep is not None and attention in sweep["values"]
+    shown = sweep["options"] if sweep is not None and swept else list(contender.options)
+    options = [f"{option}={written(contender.options[option])}" for option in shown]
+    return options if swept else [display_name(contender.name), *options]
+
+
+def values_text(values: Sequence[Any]) -> str:
+    """A contender's values in a sweep as they are typed: ``8``, ``0:1``."""
+    return ":".join(map(written, values))
 
 
 def signed(value: float, decimals: int = 1) -> str:

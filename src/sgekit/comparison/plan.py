@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from sgekit.comparison.results import Run
+from sgekit.comparison.sweep import Sweep
 from sgekit.data import ImageData
 from sgekit.errors import InputError
 from sgekit.files import write_atomic
+from sgekit.models.contender import parse
 from sgekit.training.recipes import Recipe
 from sgekit.training.run import RunSettings
 
@@ -19,7 +21,8 @@ FILE = "plan.json"
 @dataclass(frozen=True)
 class Plan:
     """Contenders × seeds, all with one recipe on one data set; the first contender is the baseline
-    unless "none" is among them."""
+    unless "none" is among them. ``attention`` holds contenders as `sgekit.models.contender` has
+    them; ``sweep`` says which of them differ in what."""
 
     model: str
     attention: tuple[str, ...]
@@ -29,8 +32,12 @@ class Plan:
     pretrained: bool = False
     workers: int | None = None
     device: str = "auto"
+    sweep: Sweep | None = None
 
     def __post_init__(self) -> None:
+        # One text a contender, so that runs are found again however it was typed.
+        texts = tuple(parse(text).text for text in self.attention)
+        object.__setattr__(self, "attention", texts)
         for what, values in (("--attention", self.attention), ("--seeds", self.seeds)):
             if not values:
                 raise InputError(f"{what} is empty: name at least one")

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file, and its figures as PNG beside it."""
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from sgekit.analysis import Example
@@ -17,8 +19,10 @@ from sgekit.comparison.figures import costs, curves, differences
 from sgekit.comparison.gate_figure import FLAT, gates
 from sgekit.comparison.results import Results, baseline_of
 from sgekit.comparison.summary import summarise
+from sgekit.comparison.sweep_figure import sweep
 from sgekit.comparison.tables import rows
 from sgekit.files import write_atomic
+from sgekit.models.contender import first_of
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,13 @@ def write_report(results: Results, examples: Sequence[Example], out: Path) -> Pa
     if "conclusion" not in results:
         results = summarise(results)
     charts = _charts(results, out)
+    run = [contender["attention"] for contender in results["contenders"] if contender["runs"]]
     template = _environment().get_template("report.html.j2")
     page = template.render(
         results=results,
         settings=results["settings"],
+        compared=_compared(results),
+        shown=first_of("sge", run),
         baseline=formats.display_name(baseline_of(results)),
         rows=rows(results),
         charts=charts,
@@ -63,7 +70,8 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
     """The charts for which there is something to draw; the others are None."""
     contenders = results["contenders"]
     told = rows(results)
-    charts: dict[str, _Picture | None] = dict.fromkeys(("differences", "curves", "costs"))
+    names = ("differences", "sweep", "curves", "costs")
+    charts: dict[str, _Picture | None] = dict.fromkeys(names)
     if any(contender.get("difference") for contender in contenders):
         cells = "; ".join(f"{row.attention} {row.difference}" for row in told)
         charts["differences"] = _picture(
@@ -73,6 +81,8 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
             f"Paired differences in points with 95 % intervals: {cells}.",
             "Paired differences. Dot: mean; bar: 95 % interval; small ticks: one seed each.",
         )
+        if "sweep" in results:
+            charts["sweep"] = _sweep(results, out)
     if any(run["curve"] for contender in contenders for run in contender["runs"]):
         cells = "; ".join(f"{row.attention} ends at {row.accuracy}" for row in told)
         charts["curves"] = _picture(
@@ -98,6 +108,36 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
     return charts
 
 
+def _sweep(results: Results, out: Path) -> _Picture:
+    swept = results["sweep"]
+    options = " and ".join(swept["options"])
+    names = [contender["attention"] for contender in results["contenders"]]
+    by_name = dict(zip(names, rows(results), strict=True))
+    cells = "; ".join(
+        f"{formats.values_text(values)}: {by_name[name].difference}"
+        for name, values in swept["values"].items()
+    )
+    return _picture(
+        "sweep",
+        partial(sweep, results),
+        out,
+        f"Paired differences in points by {options} of {swept['attention']}: {cells}.",
+        f"Paired differences by {options} of {swept['attention']}. Dot: mean, hollow where there "
+        "is no interval; bar: 95 % interval; small ticks: one seed each.",
+    )
+
+
+def _compared(results: Results) -> str:
+    """The contenders in words; those of a sweep as the values of its options."""
+    swept = results.get("sweep")
+    values = swept["values"] if swept else {}
+    names = [formats.display_name(n) for n in results["settings"]["attention"] if n not in values]
+    if swept and values:
+        listed = ", ".join(formats.values_text(value) for value in values.values())
+        names.append(f"{swept['attention']} with {':'.join(swept['options'])} {listed}")
+    return ", ".join(names)
+
+
 def _example(number: int, example: Example, out: Path) -> _Picture:
     groups = ", ".join(str(maps.group) for maps in example.maps)
     alt = (
@@ -120,7 +160,7 @@ def _environment() -> Environment:
         p_value=formats.p_value,
         duration=formats.duration,
         count=formats.count,
-        display=formats.display_name,
+        breakable=_breakable,
         decimal=_decimal,
         text=_text,
     )
@@ -141,6 +181,11 @@ def _uri(content: bytes) -> str:
 
 def _opened(example: Example) -> bool:
     return any(float(maps.gate.max() - maps.gate.min()) >= FLAT for maps in example.maps)
+
+
+def _breakable(name: str) -> Markup:
+    """A contender's name that may go on in the next line before an option, and nowhere else."""
+    return Markup(re.sub(r"([(,])(?=\w+=)", r"\1<wbr>", str(escape(name)).replace(" ", "&nbsp;")))
 
 
 def _decimal(value: float | None, decimals: int = 2) -> str:

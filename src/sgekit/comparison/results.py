@@ -115,6 +115,14 @@ class Contender(TypedDict):
     conclusion: NotRequired[str]
 
 
+class SweepValues(TypedDict):
+    """Which options of ``attention`` vary, and their values by contender."""
+
+    attention: str
+    options: list[str]
+    values: dict[str, list[Any]]
+
+
 class DataSettings(TypedDict):
     """What was trained and evaluated on; ``train`` and ``val`` are numbers of images."""
 
@@ -150,6 +158,7 @@ class Results(TypedDict):
     settings: Settings
     environment: dict[str, Any]
     baseline: str
+    sweep: NotRequired[SweepValues]
     contenders: list[Contender]
     conclusion: NotRequired[str]
     seconds: float

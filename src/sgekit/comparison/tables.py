@@ -1,6 +1,7 @@
 """The comparison as one table: rows of text, and the same in Markdown and for the terminal."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -14,9 +15,11 @@ from sgekit.comparison.formats import (
     mean_sd,
     points,
     ratio,
+    short_lines,
     size,
+    values_text,
 )
-from sgekit.comparison.results import Contender, Results, Speed, baseline_of
+from sgekit.comparison.results import Contender, Results, Speed, SweepValues, baseline_of
 
 COLUMNS = (
     "attention",
@@ -28,6 +31,8 @@ COLUMNS = (
     "inference time",
     "peak memory",
 )
+
+_NAME = 8  # characters of the terminal table's first column
 
 
 @dataclass(frozen=True)
@@ -73,10 +78,14 @@ def rows(results: Results) -> list[Row]:
 
 
 def terminal_table(results: Results) -> Table:
-    """The table for a terminal, in 80 columns: the spread stands below its figure."""
+    """The table for a terminal, in 80 columns: the spread stands below its figure.
+
+    The rows of a sweep are named by their values, below the names of the options.
+    """
+    sweep = results.get("sweep")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     heads = (
-        "",
+        ":\n".join(map(_narrow, sweep["options"])) if sweep else "",
         "top-1",
         "difference",
         "param-\neters",
@@ -84,12 +93,15 @@ def terminal_table(results: Results) -> Table:
         "training\ntime",
     )
     for index, head in enumerate((*heads, "inference\ntime", "peak\nmemory")):
-        table.add_column(head, justify="left" if index == 0 else "right", overflow="fold")
+        side: Literal["left", "right"] = "left" if index == 0 else "right"
+        table.add_column(
+            head, justify=side, overflow="fold", max_width=_NAME if index == 0 else None
+        )
     styles = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
-    for row in rows(results):
+    for row, contender in zip(rows(results), results["contenders"], strict=True):
         style = styles.get(row.verdict) if row.verdict is not None else None
         table.add_row(
-            row.attention.replace(" ", "\n"),
+            _short_name(row, contender["attention"], sweep),
             row.accuracy.removesuffix(" %").replace(" ±", "\n±"),
             _stacked(row.difference),
             row.parameters,
@@ -152,6 +164,20 @@ def _difference(contender: Contender, baseline: str) -> tuple[str, str | None]:
 
 def _speed(speed: Speed | None) -> str | None:
     return None if speed is None else f"{speed['images_per_s']['median']:,.0f} images/s"
+
+
+def _short_name(row: Row, attention: str, sweep: SweepValues | None) -> str:
+    """The row's name in lines; the value or values alone where the row belongs to the sweep."""
+    if sweep and attention in sweep["values"]:
+        return values_text(sweep["values"][attention])
+    if attention == "none":
+        return row.attention.replace(" ", "\n")
+    return "\n".join(map(_narrow, short_lines(attention)))
+
+
+def _narrow(text: str) -> str:
+    """An option in lines, where it is wider than its column."""
+    return text if len(text) <= _NAME else text.replace("_", "_\n").replace("=", "\n=")
 
 
 def _stacked(cell: str) -> str:
