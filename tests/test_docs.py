@@ -2,11 +2,13 @@
 links lead somewhere, and their tables are those of the code."""
 
 import argparse
+import json
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -18,11 +20,13 @@ import yaml  # type: ignore[import-untyped]
 from sgekit.cli.main import COMMANDS, command_parser, parser
 from sgekit.cli.options import recipe_from
 from sgekit.comparison.results import Contender, Difference, Results, Run
-from sgekit.models import attention_sites, describe
+from sgekit.models import attention_sites, count_operations, describe
 from sgekit.models.zoo import ARCHITECTURES, PREFIX
 from sgekit.modules import ATTENTION
+from sgekit.ops import eager
 from sgekit.ops.api import IMPLEMENTATIONS
 from sgekit.training.recipes import RECIPES, BatchNormMode, Recipe
+from tests.modules.passes import passes
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -230,16 +234,73 @@ def test_operations() -> None:
         assert told == true, words
 
 
+# What the formulas of the table call h and G, by the number of channels.
+WIDTHS: dict[str, Callable[[int], dict[str, int]]] = {
+    "se": lambda c: {"h": max((c // 16 + 4) // 8 * 8, 8)},
+    "cbam": lambda c: {"h": c // 16},
+    "bam": lambda c: {"h": c // 16},
+    "sk": lambda c: {"h": max(c // 16, 32), "G": 32},
+    "gc": lambda c: {"h": c // 16},
+    "eca": lambda c: {"k": {64: 3, 256: 5, 2048: 7}[c]},
+    "coord": lambda c: {"h": max(c // 32, 8)},
+    "sa": lambda c: {"G": min(c // 2, 64)},
+    "ema": lambda c: {"G": 32},
+    "sge": lambda c: {"G": 64},
+}
+
+
 def test_attention() -> None:
-    told = {row[0]: row[-1] for row in table("modules.md", "name")}
-    true = {
-        attention: ", ".join(
-            f"{sum(p.numel() for p in cls(channels).parameters()):,}"
-            for channels in (64, 256, 2048)
-        )
-        for attention, cls in ATTENTION.items()
+    assert [row[0] for row in table("modules.md", "name")] == list(ATTENTION)
+    places = {
+        row[0]: "norm" if row[-1] == "block" else row[-1] for row in table("modules.md", "name")
     }
-    assert told == true
+    assert places == {name: getattr(cls, "placement", "norm") for name, cls in ATTENTION.items()}
+
+
+def test_what_attention_costs() -> None:
+    rows = {row[0]: row[1:] for row in table("modules.md", "cost of")}
+    assert list(rows) == list(ATTENTION)
+    for attention, (formula, *told) in rows.items():
+        make: Callable[[int], Any] = partial(ATTENTION[attention], device="meta")
+        parameters = [sum(p.numel() for p in make(c).parameters()) for c in (64, 256, 2048)]
+        code = formula.replace("·", "*").replace("²", "**2")
+        widths = WIDTHS.get(attention)
+        by_formula = [eval(code, {"C": c} | (widths(c) if widths else {})) for c in (64, 256, 2048)]
+        assert by_formula == parameters, attention
+        counted = count_operations(make(256), (256, 56, 56))
+        assert counted.uncounted == ()
+        true = [
+            ", ".join(f"{n:,}" for n in parameters),
+            f"{counted.attention / (256 * 56 * 56):.1f}",
+            moved(attention, make(256)),
+            *measured(attention),
+        ]
+        assert told == true, attention
+
+
+def moved(attention: str, layer: Any) -> str:
+    forward = layer.eval()
+    if attention == "sge":
+        # The layer is one operator to a counter: what plain PyTorch does in it.
+        forward = partial(
+            eager.forward, weight=layer.weight, bias=layer.bias, residual=None, eps=layer.eps,
+            channel_dim=1, activation=None,
+        )  # fmt: skip
+    read, written = passes(forward, torch.empty(8, 256, 56, 56, device="meta"))
+    return f"{read:.1f} + {written:.1f}"
+
+
+def measured(attention: str) -> list[str]:
+    """Time relative to the plain network in training and inference, from what `bench` wrote."""
+    file = DOCS / "results" / "cost-resnet50.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    cost = next((row["cost"] for row in rows if row["attention"] == attention), None)
+    if cost is None:
+        return ["not measured"] * 2
+    return [
+        f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+        for ratio in (cost[part]["ratio"] for part in ("train", "inference"))
+    ]
 
 
 def test_implementations() -> None:

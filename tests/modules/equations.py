@@ -34,13 +34,13 @@ def conv(x: Tensor, weight: Tensor, dilation: int = 1, stride: int = 1, groups: 
     reach = dilation * (size // 2)
     padded = F.pad(x, (reach, reach, reach, reach))
     height, width = x.shape[2:]
-    parts = weight.unflatten(0, (groups, -1))
+    parts = weight.reshape(groups, -1, *weight.shape[1:])
     out: Any = 0
     for i in range(size):
         for j in range(size):
             top, left = i * dilation, j * dilation
             seen = padded[:, :, top : top + height : stride, left : left + width : stride]
-            seen = seen.unflatten(1, (groups, -1))
+            seen = seen.reshape(x.shape[0], groups, -1, *seen.shape[2:])
             out = out + torch.einsum("goi,bgihw->bgohw", parts[..., i, j], seen)
     flat: Tensor = out.flatten(1, 2)
     return flat
@@ -169,7 +169,7 @@ def coord(x: Tensor, state: State, training: bool) -> Tensor:
 
 def sa(x: Tensor, state: State, training: bool) -> Tensor:
     width = len(state["channel_weight"])
-    xs = x.unflatten(1, (-1, 2 * width))
+    xs = x.reshape(x.shape[0], -1, 2 * width, *x.shape[2:])
     weights = {name: value[:, None, None] for name, value in state.items() if "norm" not in name}
     first, second = xs[:, :, :width], xs[:, :, width:]
     mean = first.mean((3, 4), keepdim=True)
@@ -195,7 +195,7 @@ def triplet(x: Tensor, state: State, training: bool) -> Tensor:
 def ema(x: Tensor, state: State, training: bool) -> Tensor:
     width = len(state["norm.weight"])
     gated = []
-    for group in x.split(width, 1):
+    for group in torch.split(x, width, 1):
         rows, columns = (
             torch.sigmoid(linear(means, state, "conv1")) for means in (group.mean(3), group.mean(2))
         )

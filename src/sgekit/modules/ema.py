@@ -47,14 +47,14 @@ class EfficientMultiScaleAttention(nn.Module):
         samples, _, height, width = x.shape
         xs = x.reshape(samples * self.groups, self.width, height, width)
         both = torch.cat((xs.mean(3, keepdim=True), xs.mean(2, keepdim=True).mT), 2)
-        rows, columns = torch.sigmoid(self.conv1(both)).split((height, width), 2)
+        rows, columns = torch.sigmoid(self.conv1(both)).split_with_sizes((height, width), 2)
         # Not the module itself, which refuses a single 1x1 map though it can norm it.
         first = torch.group_norm(
             xs * rows * columns.mT, self.width, self.norm.weight, self.norm.bias, self.norm.eps
         )
         second = self.conv3(xs)
         seen = _weights(first) @ second.flatten(2) + _weights(second) @ first.flatten(2)
-        gate = torch.sigmoid(seen).to(x.dtype).unflatten(2, (height, width))
+        gate = torch.sigmoid(seen).to(x.dtype).reshape(-1, 1, height, width)
         return (xs * gate).view(x.shape)
 
     def neutralize(self) -> float:

@@ -4,7 +4,6 @@ from typing import ClassVar
 
 import torch
 from timm.layers import global_context
-from torch import nn
 
 from sgekit.modules.widths import hidden_channels, zero
 
@@ -45,8 +44,8 @@ class GlobalContext(global_context.GlobalContext):
 
     def reset_parameters(self) -> None:
         """W2 at 0; timm's, which draws Wk anew, leaves its bias out."""
-        super().reset_parameters()
-        nn.init.zeros_(self.mlp_add.fc2.bias)
+        super().reset_parameters()  # type: ignore[no-untyped-call]
+        zero(self.mlp_add.fc2)
 
     def neutralize(self) -> float:
         """Make what is added 0, whatever the input, and return 1."""

@@ -44,16 +44,16 @@ class ShuffleAttention(nn.Module):
             raise InputError(f"sa halves the {channels} channels first: {error}") from None
         self.channels = channels
         self.width = channels // (2 * self.groups)
-        for name in ("channel_weight", "channel_bias", "position_weight", "position_bias"):
-            start = torch.zeros if name.endswith("weight") else torch.ones
-            self.register_parameter(
-                name, nn.Parameter(start(self.width, device=device, dtype=dtype))
-            )
+        self.channel_weight = nn.Parameter(torch.zeros(self.width, device=device, dtype=dtype))
+        self.channel_bias = nn.Parameter(torch.ones(self.width, device=device, dtype=dtype))
+        self.position_weight = nn.Parameter(torch.zeros(self.width, device=device, dtype=dtype))
+        self.position_bias = nn.Parameter(torch.ones(self.width, device=device, dtype=dtype))
         self.norm = nn.GroupNorm(self.width, self.width, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        samples, _, *spatial = x.shape
         # (B, G, C/2G, *spatial) each.
-        first, second = x.unflatten(1, (self.groups, 2, self.width)).unbind(2)
+        first, second = x.reshape(samples, self.groups, 2, self.width, *spatial).unbind(2)
 
         def each(parameter: Tensor) -> Tensor:
             return parameter.reshape(-1, *[1] * (x.dim() - 2))
@@ -67,7 +67,7 @@ class ShuffleAttention(nn.Module):
         second_gate = each(self.position_weight) * normed + each(self.position_bias)
         first = first * torch.sigmoid(first_gate).to(x.dtype)
         second = second * torch.sigmoid(second_gate).to(x.dtype)
-        halves = torch.cat((first, second), 2).flatten(1, 2).unflatten(1, (2, self.channels // 2))
+        halves = torch.cat((first, second), 2).reshape(samples, 2, self.channels // 2, *spatial)
         return halves.transpose(1, 2).flatten(1, 2)
 
     def neutralize(self) -> float:

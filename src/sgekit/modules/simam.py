@@ -1,7 +1,7 @@
 """SimAM as a layer."""
 
 import math
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class SimAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         positions = tuple(range(2, x.dim()))
         # Not max(): the size may be symbolic, and max() would fix its value.
-        freedom = torch.sym_max(math.prod(x.shape[2:]) - 1, 1)
+        freedom = cast(int, torch.sym_max(math.prod(x.shape[2:]) - 1, 1))
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         square = (wide - wide.mean(positions, keepdim=True)).square()
         var = square.sum(positions, keepdim=True) / freedom
