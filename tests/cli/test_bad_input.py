@@ -66,6 +66,10 @@ def code_of(arguments: list[str]) -> object:
         (nothing, ["compare", "--model", "resnet51"], ["resnet51", "near", "resnet50"]),
         (nothing, ["compare", "--attention", "none,sgee"], ["sgee", "sge"]),
         (nothing, ["compare", "--attention", "sge,sge"], ["twice"]),
+        (nothing, ["compare", "--attention", "none,sge(groups=8"], ["sge(groups=8", "NAME("]),
+        (nothing, ["compare", "--sweep", "group=8"], ["group", "groups", "weight_init"]),
+        (nothing, ["compare", "--sweep", "groups=8,x"], ["groups", "whole number", "'x'"]),
+        (nothing, ["compare", "--sweep", "groups=8", "--sweep", "eps=1"], ["--sweep", "twice"]),
         (
             nothing,
             ["compare", "--groups", "48", "--attention", "none,sge"],

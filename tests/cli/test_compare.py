@@ -9,6 +9,12 @@ from pathlib import Path
 import pytest
 
 from sgekit.cli import main
+from sgekit.comparison.plan import Plan
+from sgekit.comparison.results import Cost
+from sgekit.data import open_data
+from sgekit.modules import SpatialGroupEnhance
+from sgekit.training.checkpoint import load_network
+from sgekit.training.evaluate import evaluate
 from tests.cli.conftest import Sgekit
 
 SMALL = ["--model", "resnet10_small", "--image-size", "32", "--batch-size", "12", "--epochs", "1"]
@@ -97,3 +103,32 @@ def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path) -> None
     whole = json.loads((tmp_path / "out" / "results.json").read_text())
     assert whole["complete"]
     assert whole["contenders"][0]["runs"] == first
+
+
+def test_a_sweep_has_a_contender_for_each_value(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unmeasured(plan: Plan, *_: object) -> list[Cost]:
+        return [{"train": None, "inference": None, "peak_memory_bytes": None}] * len(plan.attention)
+
+    monkeypatch.setattr("sgekit.comparison.compare._costs", unmeasured)
+    out = tmp_path / "out"
+    assert main(command(scenes, out, "--seeds", "0", "--sweep", "groups=8,4")) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["settings"]["attention"] == ["none", "sge(groups=8)", "sge(groups=4)"]
+    assert results["sweep"] == {
+        "attention": "sge",
+        "options": ["groups"],
+        "values": {"sge(groups=8)": [8], "sge(groups=4)": [4]},
+    }
+    plain, eight, four = results["contenders"]
+    assert eight["parameters"] - four["parameters"] == 2 * (8 - 4) * 4  # four blocks
+    assert [len(c["runs"]) for c in (plain, eight, four)] == [1, 1, 1]
+    assert (out / "sweep.png").stat().st_size > 1000
+    # The checkpoint knows its options: the same images give the same accuracy.
+    run = out / "runs" / "sge(groups=4)-seed0"
+    network, who = load_network(run / "last.ckpt")
+    assert who.attention == "sge(groups=4)"
+    assert {m.groups for m in network.modules() if isinstance(m, SpatialGroupEnhance)} == {4}
+    found = evaluate(network, who, open_data(str(scenes)), "cpu")
+    assert found.top1 == pytest.approx(four["runs"][0]["top1"])
