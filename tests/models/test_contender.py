@@ -47,6 +47,11 @@ def test_options_of_sge() -> None:
     assert options_of("none") == {}
 
 
+def test_the_network_decides_what_a_convolution_takes() -> None:
+    assert set(options_of("sk")) == {"groups", "reduction"}
+    assert "dilation" in options_of("bam")
+
+
 @pytest.mark.parametrize(
     ("text", "options", "canonical"),
     [

@@ -144,6 +144,9 @@ def test_options_of_another_type_or_size_are_refused() -> None:
         SpatialGroupEnhance(8, group_channels=2.0)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="normalize must be True or False, not 'no'"):
         SpatialGroupEnhance(8, groups=4, normalize="no")  # type: ignore[arg-type]
+    for eps in (0.0, -1.0, float("nan")):
+        with pytest.raises(InputError, match="eps must be a number above 0"):
+            SpatialGroupEnhance(8, groups=4, eps=eps)
     with pytest.raises(InputError, match="bias_init must be a finite number, not nan"):
         SpatialGroupEnhance(8, groups=4, bias_init=float("nan"))
 

@@ -18,6 +18,7 @@ from sgekit.modules import ATTENTION
 
 # What the network decides, for each of its layers.
 _GIVEN = {"self", "channels", "channel_dim", "device", "dtype"}
+_GIVEN_TO_CONVOLUTIONS = {"out_channels", "stride", "dilation"}
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _WORDS = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number"}
 
@@ -87,12 +88,15 @@ def options_of(name: str) -> dict[str, tuple[Any, ...]]:
 
     A type is one of None's, bool, int, float and str, or a string that stands for itself.
     """
-    constructor = ATTENTION[name].__init__
+    cls = ATTENTION[name]
+    in_place_of_one = getattr(cls, "placement", "norm") == "conv"
+    given = _GIVEN | (_GIVEN_TO_CONVOLUTIONS if in_place_of_one else set())
+    constructor = cls.__init__
     hints = get_type_hints(constructor)
     named = {
         parameter.name: _kinds(hints.get(parameter.name, str))
         for parameter in inspect.signature(constructor).parameters.values()
-        if parameter.name not in _GIVEN and parameter.kind is not parameter.VAR_KEYWORD
+        if parameter.name not in given and parameter.kind is not parameter.VAR_KEYWORD
     }
     return {option: kinds for option, kinds in named.items() if kinds}
 
