@@ -14,7 +14,7 @@ from torch import Tensor
 Shapes = dict[str, tuple[int, ...]]
 
 PLANES = (64, 128, 256, 512)
-LAYERS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+LAYERS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 KINDS = ("plain", "sge", "se", "sk", "cbam", "bam")
 
 

@@ -73,20 +73,21 @@ def test_released_files_compute_what_the_equations_say(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["sge", "bam"])
 def test_a_detectors_backbone(kind: str, tmp_path: Path) -> None:
-    shapes = {k: v for k, v in released.shapes(kind).items() if not k.startswith("fc.")}
+    shallow: dict[str, Any] = {"layers": (1, 1, 1, 1)}
+    shapes = {k: v for k, v in released.shapes(kind, 14).items() if not k.startswith("fc.")}
     weights = released.state(shapes)
     heads = {"neck.fpn_convs.0.conv.weight": torch.zeros(1), "bbox_head.fc_cls.bias": torch.ones(1)}
     state = {f"backbone.{name}": value for name, value in weights.items()}
     file = tmp_path / "epoch_24.pth"
     torch.save({"meta": {"epoch": 24, "CLASSES": ("a", "b")}, "state_dict": state | heads}, file)
 
-    backbone = empty(NAMES[kind], num_classes=0)
+    backbone = empty(NAMES[kind], num_classes=0, **shallow)
     found = sgekit.load_checkpoint(backbone, file)
     assert found.kind == "detector"
     assert sorted(found.left) == sorted(heads)
     assert len(found.loaded) == len(weights)
 
-    features = empty(NAMES[kind], features_only=True, out_indices=(1, 2))
+    features = empty(NAMES[kind], features_only=True, out_indices=(1, 2), **shallow)
     left = sgekit.load_checkpoint(features, file).left
     absent = ("layer3.", "layer4.", "bam3.")
     assert all(name.startswith(absent) or name in heads for name in left)
@@ -95,7 +96,7 @@ def test_a_detectors_backbone(kind: str, tmp_path: Path) -> None:
         for mine, theirs in zip(features(images()), wanted, strict=True):
             assert_same(mine, theirs)
 
-    classifier = empty(NAMES[kind], num_classes=5)
+    classifier = empty(NAMES[kind], num_classes=5, **shallow)
     with pytest.raises(InputError, match=r"no classifier, .* 5 classes: .*num_classes=0.*'keep'"):
         sgekit.load_checkpoint(classifier, file)
     kept = sgekit.load_checkpoint(classifier, file, head="keep")
@@ -185,6 +186,16 @@ def test_a_runs_checkpoint_and_safetensors(tmp_path: Path) -> None:
         copy = rebuild(again).eval()
         assert sgekit.load_checkpoint(copy, path).fresh == ()
         assert torch.equal(copy(images(32)), model(images(32)))
+
+
+def test_groups_that_differ_between_layers(tmp_path: Path) -> None:
+    model = randomised(build("resnet10_small", "sge", groups="auto", num_classes=2))
+    torch.save(model.state_dict(), tmp_path / "auto.pth")
+    known = identify(read_weights(tmp_path / "auto.pth"))
+    assert known.groups == "auto"
+    copy = rebuild(known).eval()
+    sgekit.load_checkpoint(copy, tmp_path / "auto.pth")
+    assert torch.equal(copy(images(32)), model(images(32)))
 
 
 def test_what_timm_saves_needs_no_names(tmp_path: Path) -> None:

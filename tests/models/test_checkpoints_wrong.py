@@ -149,7 +149,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, plain_pickle: bool) 
     evidence, file = tmp_path / "ran", tmp_path / "a.pth.tar"
     content = released.file_of({"w": torch.zeros(1)}) | {"note": Harmful(evidence)}
     if plain_pickle:
-        file.write_bytes(pickle.dumps(content))
+        file.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, file)
     with pytest.raises(InputError, match="refused"):

@@ -56,7 +56,8 @@ def identify(
     return Metadata(
         model=base if ours else name,
         attention="sge" if ours else "none" if plain else OWN,
-        groups=network.groups if ours and network else None,
+        # Layers of different numbers of groups come from the nearest divisors.
+        groups=(network.groups or "auto") if network and network.attention == "sge" else None,
         classes=_names(contents, count, classes),
         source=KINDS[contents.kind],
         **(_feeding(name) if model else {}),
