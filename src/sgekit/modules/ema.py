@@ -19,7 +19,8 @@ class EfficientMultiScaleAttention(nn.Module):
     convolution of the means of rows and columns and a sigmoid scale x, which GN (every channel
     alone) makes branch 1; a 3x3 convolution of x is branch 2. The softmax of each branch's
     channel means weighs the channels of the other; the sum of both is one map, and its sigmoid
-    scales the group. G = 32; 10 (C/G)^2 + 4 C/G parameters.
+    scales the group. G = 32; 10 (C/G)^2 + 4 C/G parameters. (The means of branch 1 are those
+    that GN leaves, its biases: by these equations they don't depend on x.)
 
     Takes and returns `(B, channels, H, W)`. Raises InputError where `groups` doesn't divide
     `channels`; `groups="auto"` takes the divisor nearest to 32.
