@@ -130,7 +130,7 @@ def test_a_backbone_labels_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     torch.save({"meta": {}, "state_dict": state | {"neck.w": torch.ones(1)}}, tmp_path / "a.pth")
     target = tmp_path / "a.safetensors"
     assert main(["convert", str(tmp_path / "a.pth"), str(target)]) == 0
-    words = "a detector's checkpoint: SGE-resnet10_small, no classifier, 1 tensors of other parts"
+    words = "a detector's checkpoint: SGE-resnet10_small, no classifier, tensors of other parts: 1"
     assert words in capsys.readouterr().out
     assert main(["val", "--checkpoint", str(target)]) == 2
     assert "holds a network without classifier, which labels nothing" in capsys.readouterr().err

@@ -125,5 +125,5 @@ def describe(contents: Contents) -> str:
     parts += [f"{name} {shown[name]:g}" for name in ("epoch", "acc", "best_acc")
               if isinstance(shown.get(name), int | float)]  # fmt: skip
     if contents.others:
-        parts.append(f"{len(contents.others)} tensors of other parts")
+        parts.append(f"tensors of other parts: {len(contents.others)}")
     return ", ".join(parts)
