@@ -13,7 +13,9 @@ _PLACES = {
     "SpatialGroupEnhance": "sgekit.modules",
     "ATTENTION": "sgekit.modules",
     "create_model": "sgekit.models",
+    "insert": "sgekit.models",
     "load_checkpoint": "sgekit.models",
+    "remove": "sgekit.models",
     "InputError": "sgekit.errors",
 }
 
@@ -23,13 +25,15 @@ __all__ = [
     "SpatialGroupEnhance",
     "__version__",
     "create_model",
+    "insert",
     "load_checkpoint",
+    "remove",
     "spatial_group_enhance",
 ]
 
 if TYPE_CHECKING:
     from sgekit.errors import InputError
-    from sgekit.models import create_model, load_checkpoint
+    from sgekit.models import create_model, insert, load_checkpoint, remove
     from sgekit.modules import ATTENTION, SpatialGroupEnhance
     from sgekit.ops import spatial_group_enhance
 

@@ -19,7 +19,7 @@ from sgekit.training.loaders import (
     to_picture,
     train_transform,
 )
-from sgekit.training.recipes import Recipe
+from sgekit.training.recipes import Crop, Recipe
 
 
 def batches(world: int, epoch: int = 0, accumulate: int = 1) -> list[list[list[tuple[int, int]]]]:
@@ -138,7 +138,7 @@ def test_shift_reflects_what_it_uncovers() -> None:
 
 
 @pytest.mark.parametrize("crop", ["shift", "none"])
-def test_training_images_are_normalised_as_evaluation_images(crop: str, tiny: Recipe) -> None:
+def test_training_images_are_normalised_as_evaluation_images(crop: Crop, tiny: Recipe) -> None:
     recipe = replace(tiny, crop=crop, hflip=0.0)
     flat = Image.new("RGB", (32, 32), (250, 128, 3))
     evaluated = eval_transform(32, 1.0, recipe.interpolation)(flat)

@@ -1,4 +1,4 @@
-"""Any ResNet of timm with any attention of ours."""
+"""Any convolutional network of timm with any attention of ours."""
 
 import difflib
 from collections.abc import Callable
@@ -11,61 +11,88 @@ from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
 from sgekit.errors import InputError
-from sgekit.models.slots import Slot, fill, slots
+from sgekit.models.contender import Contender, parse
+from sgekit.models.insertion import insert
+from sgekit.models.slots import slots
 from sgekit.models.zoo import PREFIX, default_groups
-from sgekit.modules import ATTENTION, resolve_groups
+from sgekit.modules import ATTENTION
 
-FAMILIES = "ResNet, ResNet-D, ResNeXt, Wide ResNet, SKNet and Res2Net"
+Groups = int | Literal["auto"] | None
 
 
 def build(
     name: str,
     attention: str = "none",
     *,
-    groups: int | Literal["auto"] | None = None,
+    groups: Groups = None,
     num_classes: int = 1000,
     in_chans: int = 3,
     pretrained: bool = False,
+    preserve: bool | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """The network `name` of timm with `attention` after the last BatchNorm of every block.
+    """The network `name` of timm with `attention` at the end of every residual block.
 
     The plain network is built (and, with `pretrained`, loaded) first and the attention put
-    into it after, so that one random seed gives the same weights to what the networks
+    into it by `insert`, so that one random seed gives the same weights to what the networks
     share. `name` may be a plain name or its `sge_` counterpart, which means the same here.
-    `groups` is for "sge" alone: None is 64 (8 for resnet10_small), "auto" the nearest
-    divisor of each layer's channels. `kwargs` go to timm's constructor.
+    `attention` is a name of ATTENTION, with options or without: "se", "sge(groups=8)".
+    `groups` is for "sge" alone, where its text says nothing of them: a number, or "auto" for
+    the nearest divisor of each layer's channels; None is the paper's 64 in timm's ResNets (8
+    for resnet10_small) and "auto" in other families. `preserve` starts the layers as one
+    factor and scales it out, so that the network computes what it did; None does so with
+    `pretrained`, save for attention that can't. `kwargs` go to timm's constructor.
 
-    Raises InputError for an unknown name or attention (with the near ones), a family that
-    has no place for attention or has its own, groups that don't divide some layer's
-    channels, and pretrained weights that don't exist or can't be fetched.
+    Raises InputError for an unknown name or attention (with the near ones), a network that
+    has no place for attention or is a ResNet with its own, groups that don't divide some
+    layer's channels, and pretrained weights that don't exist or can't be fetched.
     """
     base = _known(name)
-    cls = _attention(attention)
-    if attention == "none":
-        _check(base, list(slots(_skeleton(base))), needed=False)
-    else:
-        sites = list(slots(_skeleton(base)))
-        _check(base, sites, needed=True)
-        if attention == "sge":
-            groups = default_groups(base) if groups is None else groups
-            for site in sites:
-                try:
-                    resolve_groups(site.channels, groups)
-                except InputError as error:
-                    raise InputError(f"{base}, layer {site.name}: {error}") from None
-            cls = partial(cls, groups=groups)
+    contender = parse(attention)
+    skeleton = _skeleton(base)
+    _refuse_own_attention(base, skeleton)
+    if preserve is None:
+        preserve = pretrained and _preserves(contender)
+    put = partial(_put, contender, groups=_groups(base, skeleton, groups), preserve=preserve)
+    try:
+        put(skeleton)
+    except InputError as error:
+        raise InputError(f"{base}: {error}") from None
     create = partial(timm.create_model, base, num_classes=num_classes, in_chans=in_chans, **kwargs)
     model: nn.Module = _pretrained(base, create) if pretrained else create()
-    if attention != "none":
-        for site in list(slots(model)):
-            fill(site, cls)
+    put(model)
     return model
 
 
 def attention_sites(name: str) -> list[tuple[str, int]]:
-    """(layer name, channels) of every place where `build` puts attention; [] where it can't."""
-    return [(site.name, site.channels) for site in slots(_skeleton(_known(name)))]
+    """(layer name, channels) of every place where `build` puts SGE.
+
+    Raises InputError for an unknown name and for a network without a place.
+    """
+    skeleton = _skeleton(_known(name))
+    names = insert(skeleton, "sge", groups="auto", preserve=False)
+    return [(layer, skeleton.get_submodule(layer).channels) for layer in names]  # type: ignore[misc]
+
+
+def _put(contender: Contender, model: nn.Module, *, groups: Groups, preserve: bool) -> None:
+    if contender.name != "none":
+        insert(model, contender.text, groups=groups or "auto", preserve=preserve)
+
+
+def _groups(base: str, skeleton: nn.Module, groups: Groups) -> Groups:
+    if groups is None:
+        return default_groups(base) if any(slots(skeleton)) else "auto"
+    return groups
+
+
+def _preserves(contender: Contender) -> bool:
+    with torch.device("meta"):
+        layer: Any = ATTENTION[contender.name](64, **contender.options)
+    try:
+        layer.neutralize()
+    except InputError:
+        return False
+    return True
 
 
 def _known(name: str) -> str:
@@ -88,14 +115,6 @@ def _tags(architecture: str) -> list[str]:
     return [tag for name in names if (tag := name.partition(".")[2])]
 
 
-def _attention(name: str) -> Any:
-    if name not in ATTENTION:
-        near = difflib.get_close_matches(name, ATTENTION, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no attention is named {name!r}; {hint}allowed: {', '.join(ATTENTION)}")
-    return ATTENTION[name]
-
-
 def _pretrained(base: str, create: Callable[..., nn.Module]) -> nn.Module:
     config = timm.get_pretrained_cfg(base)
     if config is None or not config.has_weights:
@@ -114,12 +133,8 @@ def _skeleton(base: str) -> nn.Module:
     return model
 
 
-def _check(base: str, sites: list[Slot], *, needed: bool) -> None:
-    if needed and not sites:
-        raise InputError(
-            f"{base!r} has no place for attention; these families of timm have: {FAMILIES}"
-        )
-    own = next((site for site in sites if site.block.se is not None), None)
+def _refuse_own_attention(base: str, skeleton: nn.Module) -> None:
+    own = next((site for site in slots(skeleton) if site.block.se is not None), None)
     if own is not None:
         raise InputError(
             f"{base!r} has attention of its own ({type(own.block.se).__name__} in {own.name}); "

@@ -1,0 +1,253 @@
+"""`insert` and `remove`."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sgekit.errors import InputError
+from sgekit.models.contender import parse
+from sgekit.models.insertion.choose import Where, chosen, name_of
+from sgekit.models.insertion.convolution import replace_convolutions
+from sgekit.models.insertion.host import attach, check, detach, is_host
+from sgekit.models.insertion.places import Place, find_places
+from sgekit.models.insertion.preserve import norm_of, rescale
+from sgekit.models.insertion.trace import trace
+from sgekit.models.slots import BLOCKS
+from sgekit.modules import ATTENTION, DEFAULT_GROUPS, NoAttention, resolve_groups
+
+Attention = str | Callable[..., nn.Module]
+"""A name, with options or without ("sge", "se(reduction=8)"), or what makes a layer."""
+
+
+def insert(
+    model: nn.Module,
+    attention: Attention = "sge",
+    where: Where = "auto",
+    groups: int | Literal["auto"] = DEFAULT_GROUPS,
+    preserve: bool = True,
+    example_inputs: Any = None,
+) -> list[str]:
+    """Put attention into a network, in place; returns the names of the new layers.
+
+    `attention` is a name of `sgekit.ATTENTION`, with options in parentheses if any, or a
+    function `(channels, *, device, dtype)` that makes a layer. `groups` is for "sge" alone:
+    a number, or "auto" for each layer's divisor nearest to 64.
+
+    `where` says behind which modules the layers stand: "auto" looks for the end of every
+    residual branch (`sgekit.models.insertion.places` states the rules); a name, a pattern
+    such as "layer4.*.bn3", several of them, or a function `(name, module) -> bool` choose.
+    To look, the network is run once on shapes, made from `example_inputs` (a tensor, a tuple
+    of arguments or a dict of keywords) or from what the network says of its input.
+
+    With `preserve` the network computes what it did before: every layer starts as one factor,
+    and the norm or convolution before it is divided by that (a buffer `attention_scale` holds
+    it where no weight can). What a layer changes is then learned. Without, the layers start as
+    their papers say.
+
+    The names of the network's own weights stay. Raises InputError where nothing is found to
+    insert into, a name fits nothing, a place carries attention already, a module is
+    scripted, compiled, quantised or wrapped, groups don't divide the channels, and where the
+    attention takes no maps of that dimension or can't preserve. Nothing is changed then.
+    """
+    _check_model(model)
+    name, make = _maker(attention)
+    cls = ATTENTION.get(name)
+    placement = getattr(cls or attention, "placement", "norm")
+    if cls is NoAttention:
+        return []
+    if placement == "conv":
+        if preserve:
+            raise InputError(
+                f"{name} takes the place of a convolution, so it can't leave the network's "
+                "function as it is; pass preserve=False and train"
+            )
+        return replace_convolutions(model, make, where, example_inputs)
+    places = _places(model, where, placement, example_inputs)
+    layers = [_layer(model, place, name, make, groups) for place in places]
+    factors = [_neutral(layer, name) if preserve else 1.0 for layer in layers]
+    return [
+        _put(model, place, layer, factor)
+        for place, layer, factor in zip(places, layers, factors, strict=True)
+    ]
+
+
+def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
+    """Take attention out again, all of it or the layers that `names` says; returns their names.
+
+    Weights that `insert` rescaled are scaled back, so that a network that was not trained in
+    between computes what it did before, up to rounding. Raises InputError for a name that
+    `insert` has not made.
+    """
+    modules: dict[str, Any] = dict(model.named_modules())
+    layers = {f"{n}.attention" if n else "attention": n for n, m in modules.items() if is_host(m)}
+    slots = {n: n.rpartition(".")[0] for n, m in modules.items() if hasattr(m, _SLOT)}
+    wanted = [*layers, *slots] if names is None else list(names)
+    if unknown := [name for name in wanted if name not in layers and name not in slots]:
+        held = ", ".join([*layers, *slots]) or "none"
+        raise InputError(f"no attention was inserted as {unknown[0]!r}; there are: {held}")
+    for name in wanted:
+        if name in layers:
+            factor = detach(modules[layers[name]])
+            place = layers[name]
+        else:
+            place, factor = getattr(modules[name], _SLOT)
+            modules[slots[name]].se = None
+        if factor != 1:
+            rescale(model, place, factor)
+    return wanted
+
+
+_SLOT = "_inserted_behind"
+
+
+def _check_model(model: nn.Module) -> None:
+    wrapped = {
+        torch.nn.parallel.DistributedDataParallel: "DistributedDataParallel",
+        torch.nn.DataParallel: "DataParallel",
+    }
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("a scripted or frozen network can't be changed; insert before scripting")
+    if hasattr(model, "_orig_mod"):
+        raise InputError("the network is compiled; insert before torch.compile")
+    for cls, text in wrapped.items():
+        if isinstance(model, cls):
+            raise InputError(f"the network is wrapped in {text}; insert before wrapping")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"{name_of(name)} is scripted and can't be run on shapes; insert before"
+            )
+        if any(
+            isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(False)
+        ):
+            raise InputError(f"{name_of(name)} is lazy and has no weights yet; run a batch first")
+        if ".quantized" in type(module).__module__:
+            raise InputError(
+                f"{name_of(name)} is quantised ({type(module).__name__}); insert into the network "
+                "with floating-point weights and quantise after"
+            )
+
+
+def _maker(attention: Attention) -> tuple[str, Callable[..., nn.Module]]:
+    if not isinstance(attention, str):
+        if not callable(attention):
+            raise InputError(f"attention is a name or what makes a layer, not {attention!r}")
+        return getattr(attention, "__name__", type(attention).__name__), attention
+    contender = parse(attention)
+    return contender.name, partial(ATTENTION[contender.name], **contender.options)
+
+
+def _places(model: nn.Module, where: Where, placement: str, example: Any) -> list[Place]:
+    if where == "auto":
+        graph = trace(model, example)
+        places = find_places(model, graph, placement)
+        if not places:
+            raise InputError(
+                f"found no place for attention in {type(model).__name__}: no residual branch ends "
+                "in a norm, convolution or linear layer, nothing is concatenated, and no chain of "
+                'norms or convolutions gives maps; name modules: where=["features.3", ...] or '
+                "where=lambda name, module: ..."
+            )
+        calls = graph.calls
+    else:
+        places, calls = chosen(model, where, example)
+    modules = dict(model.named_modules())
+    for place in places:
+        slot = _slot(modules, place.name)
+        if hasattr(getattr(slot, "se", None), _SLOT):
+            raise InputError(
+                f"{name_of(place.name)} is followed by inserted attention already; `remove` takes "
+                "it out"
+            )
+        if slot is None or slot.se is not None:
+            check(place.name, modules[place.name])
+        if calls.get(place.name, 1) > 1:
+            warnings.warn(
+                f"{name_of(place.name)} is called {calls[place.name]} times in a run; one layer "
+                "is inserted and serves all of them",
+                stacklevel=3,
+            )
+    return places
+
+
+def _layer(
+    model: nn.Module,
+    place: Place,
+    name: str,
+    make: Callable[..., nn.Module],
+    groups: int | Literal["auto"],
+) -> nn.Module:
+    cls = ATTENTION.get(name)
+    dims = getattr(cls, "dims", None)
+    if dims is not None and place.spatial not in dims:
+        raise InputError(
+            f"{name} works on maps with {' or '.join(map(str, dims))} spatial dimensions, but "
+            f"{name_of(place.name)} gives {place.spatial}; sge takes any number"
+        )
+    options: dict[str, Any] = {}
+    given = getattr(make, "keywords", {})
+    if name == "sge":
+        options["channel_dim"] = place.channel_dim
+        if "groups" not in given and "group_channels" not in given:
+            options["groups"] = groups
+    module = model.get_submodule(place.name)
+    own, every = next(module.parameters(), None), next(model.parameters(), None)
+    near = own if own is not None else every if every is not None else torch.empty(0)
+    dtype = near.dtype if near.is_floating_point() else torch.get_default_dtype()
+    try:
+        if "groups" in options:
+            resolve_groups(place.channels, groups)
+        layer = make(place.channels, device=near.device, dtype=dtype, **options)
+    except InputError as error:
+        raise InputError(f"behind {name_of(place.name)}: {error}") from None
+    return layer.train(module.training)
+
+
+def _neutral(layer: Any, name: str) -> float:
+    if not hasattr(layer, "neutralize"):
+        raise InputError(
+            f"{name} has no `neutralize`, which makes a layer multiply its input by a constant and "
+            "returns that; write it, or pass preserve=False"
+        )
+    return float(layer.neutralize())
+
+
+def _slot(modules: dict[str, nn.Module], place: str) -> Any:
+    """The block of timm whose `se` comes right behind the place, if it is one."""
+    parent, _, last = norm_of(place, modules).rpartition(".")
+    for block, ends in ((parent, {"bn2", "bn3"}), (parent.rpartition(".")[0], {"bn"})):
+        found = modules.get(block)
+        if isinstance(found, BLOCKS) and last in ends and _ends(found, modules, place):
+            return found
+    return None
+
+
+def _ends(block: nn.Module, modules: dict[str, nn.Module], place: str) -> bool:
+    final: Any = getattr(block, "bn3", None) or getattr(block, "bn2", None)
+    if final is None:  # SKNet: the last convolution holds its norm
+        conv: Any = getattr(block, "conv3", None) or getattr(block, "conv2", None)
+        final = conv.bn
+    return final is modules[place]
+
+
+def _put(model: nn.Module, place: Place, layer: nn.Module, factor: float) -> str:
+    modules: dict[str, Any] = dict(model.named_modules())
+    held = factor != 1 and rescale(model, place.name, 1 / factor)
+    slot = _slot(modules, place.name)
+    if slot is not None and slot.se is None and (held or factor == 1):
+        block = next(name for name, module in modules.items() if module is slot)
+        slot.se = layer
+        setattr(layer, _SLOT, (place.name, factor))
+        return f"{block}.se" if block else "se"
+    return attach(
+        place.name,
+        modules[place.name],
+        layer,
+        moves=place.channel_dim == -1 and getattr(layer, "channel_dim", 1) != -1,
+        scale=1.0 if held else 1 / factor,
+        factor=factor if held else 1.0,
+    )

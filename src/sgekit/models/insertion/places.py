@@ -1,0 +1,279 @@
+"""Where a network has room for attention, read from what it computes.
+
+The rules, in their order; the first that finds anything decides:
+
+1. residual: where a branch is added to its shortcut, the branch's last norm; where it ends
+   without one, its last convolution or linear layer (layer scale, drop path, gates and the
+   like behind it are passed over);
+2. dense: the same where a branch is concatenated with what it was made from (DenseNet,
+   ShuffleNetV2);
+3. parallel: a block that concatenates (Inception) or adds (RepVGG) several branches of
+   convolutions, at its output;
+4. plain: of a chain without any of these, the last norm or convolution at every spatial size.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+
+from torch import nn
+
+from sgekit.models.insertion.trace import Graph, Step
+
+_VIEWS = {
+    "alias", "chunk", "clone", "contiguous", "detach", "expand", "permute", "reshape", "select",
+    "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unsqueeze",
+    "_unsafe_view", "unsafe_split", "unbind", "view", "_to_copy", "channel_shuffle",
+}  # fmt: skip
+_CUTS = {"chunk", "select", "slice", "split", "split_with_sizes", "unbind"}
+_TOKEN_MIXING = {"bmm", "baddbmm", "_softmax"}
+_WEIGHTS = {"convolution", "addmm", "mm", "bmm"}
+_SCALES = {"mul", "div", "native_dropout", "dropout"}
+_ACTIVATIONS = {
+    "relu", "silu", "hardswish", "leaky_relu", "gelu", "elu", "selu", "hardtanh", "relu6", "clamp",
+    "clamp_min", "mish", "tanh", "sigmoid", "hardsigmoid", "_prelu_kernel", "prelu", "softplus",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module behind whose output attention can stand."""
+
+    name: str
+    channels: int
+    spatial: int
+    """The number of spatial dimensions."""
+    channel_dim: int
+    """1, or -1 where the module's output has its channels last."""
+    rule: str
+    """"residual", "dense", "parallel", "plain", "stage" or "named"."""
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether the module is a normalisation, of torch or named like one."""
+    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+    return isinstance(module, known) or "Norm" in type(module).__name__
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether the module is a convolution or a linear layer."""
+    return isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+
+
+def channels_last(module: nn.Module, step: Step) -> bool:
+    """Whether the channels of a module's output are its last dimension."""
+    if isinstance(module, nn.Linear):
+        return True
+    # What timm and torchvision call LayerNorm2d is a LayerNorm between two permutations.
+    return isinstance(module, nn.LayerNorm) and step.operation == "native_layer_norm"
+
+
+class Finder:
+    """The rules above, on one network's graph."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.graph = graph
+        self.modules = dict(model.named_modules())
+        self._depth = [int(step.operation in _WEIGHTS) for step in graph.steps]
+
+    def norm_places(self) -> list[Place]:
+        """Places for attention that ends a block."""
+        for rule in (self._residual, self._dense, self._parallel, self._plain):
+            if found := list(dict.fromkeys(rule())):
+                return found
+        return []
+
+    def stage_places(self) -> list[Place]:
+        """The outputs of stages but the last: of all blocks on maps of one size, the last's."""
+        tails = [step for step in self.graph.steps if self._ends_block(step)]
+        last: dict[tuple[int, ...], Step] = {step.shape[2:]: step for step in tails}
+        found = []
+        for step in list(last.values())[:-1]:
+            names = [name for name in step.outputs_of if name]
+            if names:
+                found.append(self._place(names[-1], step, "stage"))
+        return found or list(self._plain())[:-1]
+
+    def branches(self) -> Iterator[tuple[Step, Step]]:
+        """(the branch's end, its start) of every residual block."""
+        for step in self.graph.steps:
+            if step.operation == "add" and len(step.inputs) == 2:
+                a, b = step.inputs
+                maps = a.shape == b.shape and len(a.shape) == self.graph.spatial + 2
+                if maps and (found := self._order(a, b)):
+                    yield found
+
+    # The rules.
+
+    def _residual(self) -> Iterator[Place]:
+        for branch, _ in self.branches():
+            if place := self._behind(branch, "residual"):
+                yield place
+
+    def _dense(self) -> Iterator[Place]:
+        for step in self._concatenations():
+            sources = [_source(part) for part in step.inputs]
+            for part in step.inputs:
+                made_from = any(
+                    _source(part).ancestors >> other.number & 1 and other is not _source(part)
+                    for other in sources
+                )
+                if made_from and (place := self._behind(part, "dense")):
+                    yield place
+
+    def _parallel(self) -> Iterator[Place]:
+        for step in self.graph.steps:
+            joined = _source(step.inputs[0] if step.operation in _ACTIVATIONS else step)
+            blocks = [n for n in step.outputs_of if n and any(self.modules[n].children())]
+            if blocks and self._joins_branches(joined):
+                yield self._place(blocks[0], step, "parallel")
+
+    def _plain(self) -> Iterator[Place]:
+        if any(step.operation in _TOKEN_MIXING for step in self.graph.steps):
+            return  # what convolutions a transformer has do not carry its features
+        ends: dict[tuple[int, ...], Place] = {}
+        for step in self.graph.steps:
+            name = next(iter(step.outputs_of), "")
+            if self._is_map(step) and name:
+                module = self.modules[name]
+                if is_norm(module) or is_linear(module):
+                    place = self._norm_and_act(name, step, "plain")
+                    ends[step.shape[2:]] = place
+        yield from ends.values()
+
+    # What they are made of.
+
+    def _place(self, name: str, step: Step, rule: str) -> Place:
+        last = channels_last(self.modules[name], step)
+        channels = step.shape[-1] if last else step.shape[1]
+        return Place(name, channels, len(step.shape) - 2, -1 if last else 1, rule)
+
+    def _is_map(self, step: Step) -> bool:
+        """Whether it has the input's dimensions and is not pooled to one value."""
+        size = step.shape[2:]
+        return len(size) == self.graph.spatial and max(size, default=0) > 1
+
+    def _joins_branches(self, step: Step) -> bool:
+        if step.operation not in ("cat", "add") or len(step.inputs) < 2 or not self._is_map(step):
+            return False
+        parts = list(_summands(step)) if step.operation == "add" else step.inputs
+        common = reduce(lambda a, b: a & b, (part.ancestors for part in parts))
+        start = self.graph.steps[max(0, common.bit_length() - 1)]
+        weights = [self._weight_between(start, part) for part in parts]
+        return sum(weight > 0 for weight in weights) > 1
+
+    def _concatenations(self) -> Iterator[Step]:
+        for step in self.graph.steps:
+            if step.operation == "cat" and len(step.inputs) > 1:
+                same = {part.shape[:1] + part.shape[2:] for part in step.inputs}
+                if len(same) == 1 and len(step.shape) == self.graph.spatial + 2:
+                    yield step
+
+    def _order(self, a: Step, b: Step) -> tuple[Step, Step] | None:
+        """(branch, where both begin) where one of the two is the other's shortcut."""
+        common = a.ancestors & b.ancestors
+        if not common:
+            return None
+        start = self.graph.steps[common.bit_length() - 1]
+        deep = {step.number: self._weight_between(start, step) for step in (a, b)}
+        branch, shortcut = sorted((a, b), key=lambda step: deep[step.number], reverse=True)
+        short = deep[shortcut.number] <= 1 and deep[branch.number] > deep[shortcut.number]
+        return (branch, start) if short and not _cut(shortcut, start) else None
+
+    def _weight_between(self, start: Step, end: Step) -> int:
+        """The most convolutions and linear layers on a way from start to end."""
+        best = {start.number: 0}
+        for step in self.graph.steps[start.number + 1 : end.number + 1]:
+            if end.ancestors >> step.number & 1:
+                ways = [best[i.number] for i in step.inputs if i.number in best]
+                if ways:
+                    best[step.number] = max(ways) + self._depth[step.number]
+        return best.get(end.number, 0)
+
+    def _behind(self, step: Step, rule: str) -> Place | None:
+        """The norm, convolution or linear layer that a branch ends with."""
+        while True:
+            # A norm behind the branch's name, a container only where nothing else is left.
+            for name in step.outputs_of:
+                module = self.modules[name]
+                if is_norm(module) or is_linear(module):
+                    return self._norm_and_act(name, step, rule)
+            if step.operation == "cat" and (names := [n for n in step.outputs_of if n]):
+                return self._place(names[0], step, rule)
+            following = self._before(step)
+            if following is None:
+                return None
+            if following.operation == "cat" and not following.outputs_of and step.outputs_of:
+                return self._place(step.outputs_of[0], step, rule)
+            step = following
+
+    def _norm_and_act(self, name: str, step: Step, rule: str) -> Place:
+        """timm's norms with an activation have room between the two: their `drop`."""
+        drop = f"{name}.drop" if name else "drop"
+        if type(self.modules.get(drop)) is nn.Identity and step.operation in _ACTIVATIONS:
+            return self._place(drop, step, rule)
+        return self._place(name, step, rule)
+
+    def _before(self, step: Step) -> Step | None:
+        """What a step merely moves, scales, gates or bends; None where it does more."""
+        if step.operation in _VIEWS | _ACTIVATIONS and len(step.inputs) == 1:
+            return step.inputs[0]
+        if step.operation in _SCALES:
+            if len(step.inputs) == 1:
+                return step.inputs[0]
+            # A gate is smaller than what it scales, or was made from it.
+            first, second = sorted(step.inputs, key=lambda s: (-_numel(s), s.number))
+            if _numel(first) > _numel(second) or second.ancestors >> first.number & 1:
+                return first
+        return None
+
+    def _ends_block(self, step: Step) -> bool:
+        """A module's output that a residual sum, a concatenation or a chain's activation makes."""
+        before = step.inputs[0] if step.operation in _ACTIVATIONS else step
+        joins = before.operation in ("add", "cat")
+        return self._is_map(step) and bool(step.outputs_of) and joins
+
+
+def _cut(step: Step, start: Step) -> bool:
+    """Whether a step is a part of `start`: Res2Net adds one slice to what another has become."""
+    while step is not start and len(step.inputs) == 1:
+        if step.operation in _CUTS:
+            return True
+        step = step.inputs[0]
+    return False
+
+
+def _source(step: Step) -> Step:
+    """What a step is a view of."""
+    while step.operation in _VIEWS and len(step.inputs) == 1:
+        step = step.inputs[0]
+    return step
+
+
+def _summands(step: Step) -> Iterator[Step]:
+    for part in step.inputs:
+        yield from _summands(part) if part.operation == "add" else (part,)
+
+
+def _numel(step: Step) -> int:
+    return reduce(lambda a, b: a * b, step.shape, 1)
+
+
+def find_places(model: nn.Module, graph: Graph, placement: str = "norm") -> list[Place]:
+    """Every place of a network for attention of that placement, in the order of its run."""
+    finder = Finder(model, graph)
+    return finder.stage_places() if placement == "stage" else finder.norm_places()
+
+
+def by_modules(
+    model: nn.Module, graph: Graph, names: Iterable[str], missing: Callable[[str], Exception]
+) -> list[Place]:
+    """The outputs of named modules as places; `missing(name)` is raised where one has none."""
+    finder, outputs = Finder(model, graph), graph.outputs()
+    found = []
+    for name in names:
+        step = outputs.get(name)
+        if step is None or len(step.shape) < 3:
+            raise missing(name)
+        found.append(finder._place(name, step, "named"))
+    return found

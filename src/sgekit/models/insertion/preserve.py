@@ -1,0 +1,64 @@
+"""Keeping a trained network's function: what comes before a gate is made larger by as much."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sgekit.models.insertion.places import is_norm
+
+# Where forwards are defined that are linear in the layer's weight and bias.
+_LINEAR_IN_WEIGHTS = (
+    "torch.nn.modules.conv", "torch.nn.modules.linear", "torch.nn.modules.batchnorm",
+    "torch.nn.modules.normalization", "timm.layers.conv2d_same", "timm.layers.mixed_conv2d",
+    "timm.layers.norm", "timm.layers.norm_act", "torchvision.ops.misc",
+    "torchvision.models.convnext",
+)  # fmt: skip
+
+
+def norm_of(name: str, modules: dict[str, nn.Module]) -> str:
+    """The norm before a place between one of timm's norms and its activation, or the place."""
+    parent = name.rpartition(".")[0]
+    between = name.rpartition(".")[2] == "drop" and is_norm(modules.get(parent, nn.Identity()))
+    return parent if between else name
+
+
+def rescale(model: nn.Module, name: str, factor: float) -> bool:
+    """Multiply the output of a norm, convolution or linear layer by `factor` through its weights.
+
+    Returns whether it could: not where the layer has no weights of its own (a norm without an
+    affine part), shares them, computes them from others, or does more behind them.
+    """
+    modules = dict(model.named_modules())
+    norm = norm_of(name, modules)
+    tensors = _output_weights(modules[norm], between=norm != name)
+    if not tensors or any(_shared(model, tensor) for tensor in tensors):
+        return False
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.mul_(factor)
+    return True
+
+
+def _output_weights(module: nn.Module, *, between: bool) -> list[Tensor]:
+    """The tensors that the module's output is linear in; none where that isn't known."""
+    home = type(module).forward.__module__
+    computed = parametrize.is_parametrized(module) or hasattr(module, "weight_g")
+    bends = not between and not isinstance(getattr(module, "act", None), nn.Identity | None)
+    if home == "timm.layers.std_conv" and getattr(module, "gain", None) is not None:
+        names = ("gain", "bias")  # the weight is standardised, so its scale says nothing
+    elif home in _LINEAR_IN_WEIGHTS and not computed and not bends:
+        names = ("weight", "bias")
+    else:
+        return []
+    first, second = (getattr(module, attribute, None) for attribute in names)
+    if not isinstance(first, Tensor) or first.dtype in (torch.qint8, torch.quint8):
+        return []
+    return [first, second] if isinstance(second, Tensor) else [first]
+
+
+def _shared(model: nn.Module, tensor: Tensor) -> bool:
+    held = 0
+    for module in model.modules():
+        own = (*module._parameters.values(), *module._buffers.values())
+        held += sum(other is tensor for other in own)
+    return held > 1

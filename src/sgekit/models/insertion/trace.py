@@ -1,0 +1,211 @@
+"""What a network computes, as a graph: one run on shapes alone, watched from outside."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sgekit.errors import InputError
+
+SIZES = {1: (1024,), 2: (224, 224), 3: (96, 96, 96)}
+"""Spatial sizes to run a network on that does not say its own; shapes alone, so size is free."""
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation's result."""
+
+    number: int
+    operation: str
+    """The aten operator, without its overload and a trailing underscore: "add", "convolution"."""
+    inputs: list["Step"]
+    shape: tuple[int, ...]
+    owner: str
+    """The innermost module that was running."""
+    outputs_of: list[str] = field(default_factory=list)
+    """The modules that returned this result and computed it, innermost first."""
+    ancestors: int = 0
+    """The steps that led here, its own among them: a bit for each number."""
+
+
+@dataclass
+class Graph:
+    """A run's steps in their order, and how often each module was called."""
+
+    steps: list[Step]
+    calls: dict[str, int]
+    spatial: int
+    """The number of spatial dimensions of the network's input."""
+
+    def outputs(self) -> dict[str, Step]:
+        """The last result of every module that computed one tensor."""
+        return {name: step for step in self.steps for name in step.outputs_of}
+
+
+def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
+    """Run `model` in evaluation mode and note what it computes; it is left as it was.
+
+    `example_inputs` is a tensor, a tuple of arguments or a dict of keywords; None makes a
+    batch of one from what the model says of its input, or from its first convolution. The
+    run propagates shapes on the meta device; where the network needs numbers it runs with
+    numbers. Raises InputError where neither works.
+    """
+    arguments = _arguments(model, example_inputs)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    try:
+        return _run(model, arguments, torch.device("meta"))
+    except Exception as on_meta:  # whatever a network raises when its numbers are missing
+        try:
+            return _run(model, arguments, device)
+        except Exception as error:
+            shapes = [tuple(t.shape) for t in _tensors(arguments)]
+            raise InputError(
+                f"{type(model).__name__} could not be run on an input of shape "
+                f"{', '.join(map(str, shapes))} to look for places ({_line(error)}); pass "
+                'example_inputs that it takes, or name the places: where=["layer1.0.bn2", ...]'
+            ) from on_meta
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example is None:
+        return (torch.zeros(1, *input_size(model)),), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
+
+
+def input_size(model: nn.Module) -> tuple[int, ...]:
+    """(C, *spatial) of an input: the network's own word (timm), or after its first convolution."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        cfg = getattr(model, name, None)
+        size = cfg.get("input_size") if isinstance(cfg, Mapping) else None
+        first = _first_convolution(model)
+        if size and (first is None or first.in_channels == size[0]):
+            return tuple(size)
+    first = _first_convolution(model)
+    if first is None:
+        raise InputError(
+            f"{type(model).__name__} has no convolution, so the shape of its input is unknown; "
+            "pass example_inputs"
+        )
+    return (first.in_channels, *SIZES[len(first.kernel_size)])
+
+
+def _first_convolution(model: nn.Module) -> Any:
+    return next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, dtype if value.is_floating_point() else value.dtype)
+    if isinstance(value, Mapping):
+        return {name: _moved(item, device, dtype) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(_moved(item, device, dtype) for item in value)
+    return value
+
+
+def _run(
+    model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], device: torch.device
+) -> Graph:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    placed = {name: tensor.to(device) for name, tensor in tensors.items()}
+    positional, keywords = _moved(arguments, device, dtype)
+    watcher = _Watcher()
+    for tensor in _tensors((positional, keywords)):
+        watcher.note(tensor, "input", [])
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), _watched(model, watcher), watcher:
+            functional_call(model, placed, positional, keywords)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    shapes = [t.ndim - 2 for t in _tensors((positional, keywords)) if t.ndim > 2]
+    return Graph(watcher.steps, watcher.calls, shapes[0] if shapes else 0)
+
+
+@contextmanager
+def _watched(model: nn.Module, watcher: "_Watcher") -> Iterator[None]:
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(watcher.entering(name)))
+        handles.append(module.register_forward_hook(watcher.leaving(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operation's result that depends on the input."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[Step] = []
+        self.calls: dict[str, int] = {}
+        self._running: list[tuple[str, int]] = [("", 0)]
+        # Tensors are told apart by their identity, so all are kept alive.
+        self._made: dict[int, tuple[Tensor, Step]] = {}
+
+    def note(self, tensor: Tensor, operation: str, inputs: list[Step]) -> None:
+        step = Step(len(self.steps), operation, inputs, tuple(tensor.shape), self._running[-1][0])
+        step.ancestors = 1 << step.number
+        for made_from in inputs:
+            step.ancestors |= made_from.ancestors
+        self.steps.append(step)
+        self._made[id(tensor)] = (tensor, step)
+
+    def _steps_of(self, value: Any) -> list[Step]:
+        return [self._made[id(t)][1] for t in _tensors(value) if id(t) in self._made]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        inputs = self._steps_of((args, kwargs or {}))
+        if inputs:
+            for tensor in _tensors(out):
+                self.note(tensor, func.overloadpacket.__name__.rstrip("_"), inputs)
+        return out
+
+    def entering(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any) -> None:
+            self.calls[name] = self.calls.get(name, 0) + 1
+            self._running.append((name, len(self.steps)))
+
+        return hook
+
+    def leaving(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            _, began = self._running.pop()
+            if isinstance(out, Tensor):
+                for step in self._steps_of(out):
+                    # A module that returns what it was given has computed nothing.
+                    if step.number >= began:
+                        step.outputs_of.append(name)
+
+        return hook
