@@ -13,7 +13,8 @@ from sgekit.errors import InputError
 from sgekit.training.checkpoint import load_network, read_checkpoint
 from sgekit.training.evaluate import evaluate
 from sgekit.training.recipes import Recipe
-from sgekit.training.run import RunSettings, build_network, run
+from sgekit.training.run import build_network, run
+from sgekit.training.settings import RunSettings
 from sgekit.training.task import ClassificationTask, NonFiniteLossError
 
 QUIET = Console(quiet=True)

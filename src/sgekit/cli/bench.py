@@ -20,6 +20,7 @@ from sgekit.comparison.memory import peak_memory
 from sgekit.comparison.results import Speed
 from sgekit.errors import InputError
 from sgekit.models import build, describe
+from sgekit.models.contender import split
 from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
 
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="resnet50", metavar="NAME", help="(resnet50)")
     parser.add_argument(
         "--attention",
-        type=shared.comma_list,
+        type=split,
         default=("none", "sge"),
         metavar="LIST",
         help="(none,sge)",

@@ -18,6 +18,7 @@ from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.errors import InputError
 from sgekit.models import describe, list_models
+from sgekit.models.contender import split
 
 EXAMPLES = """examples:
   sgekit models
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern of names (*)")
     parser.add_argument(
         "--attention",
-        type=shared.comma_list,
+        type=split,
         default=("none", "sge"),
         metavar="LIST",
         help="(none,sge)",

@@ -8,7 +8,8 @@ from rich.console import Console
 from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.training.results import describe
-from sgekit.training.run import RunSettings, run
+from sgekit.training.run import run
+from sgekit.training.settings import RunSettings
 
 EXAMPLES = """examples:
   sgekit train --data photos --model resnet50 --attention sge --out runs/photos

@@ -13,7 +13,7 @@ from sgekit.errors import InputError
 from sgekit.files import write_atomic
 from sgekit.models.contender import parse
 from sgekit.training.recipes import Recipe
-from sgekit.training.run import RunSettings
+from sgekit.training.settings import RunSettings
 
 FILE = "plan.json"
 

@@ -11,7 +11,11 @@ from sgekit.models.build import build
 from sgekit.models.operations import Operations, count_operations
 from sgekit.models.zoo import ARCHITECTURES, PREFIX
 
-_MODULES = ("resnet", "sknet", "res2net")
+_MODULES = (
+    "convnext", "cspnet", "densenet", "efficientnet", "ghostnet", "hrnet", "inception_next",
+    "inception_v3", "inception_v4", "mobilenetv3", "nfnet", "regnet", "res2net", "resnest",
+    "resnet", "resnetv2", "sknet", "vgg", "xception",
+)  # fmt: skip
 _OWN_ATTENTION = ("se", "eca", "resnetrs")
 
 
@@ -30,8 +34,8 @@ class ModelInfo:
 def list_models(pattern: str = "*", *, every: bool = False) -> list[str]:
     """Names that `build` takes with any attention, matching the shell pattern, sorted.
 
-    The networks with an `sge_` name of their own; with `every` all networks of timm that
-    have a place for attention and none of their own in it.
+    The networks with an `sge_` name of their own; with `every` those of timm's convolutional
+    families without attention at the end of their blocks. `build` takes others too.
     """
     names = set(ARCHITECTURES)
     if every:

@@ -15,11 +15,14 @@ from rich.progress import (
 )
 from torchmetrics import MeanMetric
 
-from sgekit.training.checkpoint import KEY, TRAINING, Identity
+from sgekit.training.checkpoint import KEY, TRAINING
 
 
 class Curve(Callback):
-    """One row an epoch: losses and accuracies; kept in the checkpoint, so resuming keeps it."""
+    """One row an epoch: the training loss and what the task logs as `val_...`.
+
+    Kept in the checkpoint, so resuming keeps it.
+    """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
@@ -57,9 +60,7 @@ class Curve(Callback):
             {
                 "epoch": pl_module.current_epoch + 1,
                 "train_loss": float(cast(MeanMetric, pl_module.train_loss).compute()),
-                "val_loss": float(metrics["val_loss"]),
-                "val_top1": float(metrics["val_top1"]),
-                "val_top5": float(metrics["val_top5"]),
+                **{name: float(v) for name, v in metrics.items() if name.startswith("val_")},
             }
         )
 
@@ -81,13 +82,13 @@ class Curve(Callback):
 class Sign(Callback):
     """Writes into every checkpoint which network it is of, and how it is trained."""
 
-    def __init__(self, identity: Identity, training: dict[str, Any]) -> None:
+    def __init__(self, identity: dict[str, Any], training: dict[str, Any]) -> None:
         self.identity, self.training = identity, training
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint[KEY] = self.identity.plain()
+        checkpoint[KEY] = self.identity
         checkpoint[TRAINING] = self.training
 
 
@@ -140,7 +141,7 @@ class Bar(Callback):
                 self._task,
                 advance=1,
                 description=f"{self.label} · epoch {pl_module.current_epoch + 1}",
-                speed=f"{speed:,.0f} images/s",
+                speed=_speed(speed),
             )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,7 +153,7 @@ class Bar(Callback):
         left = seconds / max(1, done - self._first) * ((trainer.max_epochs or done) - done)
         self.console.print(
             f"{self.label} · epoch {done}/{trainer.max_epochs} · loss {row['train_loss']:.3f} · "
-            f"top-1 {100 * row['val_top1']:.1f} % · {self._images / seconds:,.0f} images/s · "
+            f"{_headline(pl_module, row)} · {_speed(self._images / seconds)} · "
             f"{_clock(left)} left",
             highlight=False,
         )
@@ -169,6 +170,16 @@ class Bar(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         self._stop()
+
+
+def _headline(task: Any, row: dict[str, float]) -> str:
+    name = {"val_top1": "top-1", "val_ap": "AP"}.get(task.monitor, task.monitor)
+    return f"{name} {100 * row[task.monitor]:.1f} %"
+
+
+def _speed(images_per_s: float) -> str:
+    digits = 0 if images_per_s >= 10 else 1
+    return f"{images_per_s:,.{digits}f} images/s"
 
 
 def _clock(seconds: float) -> str:

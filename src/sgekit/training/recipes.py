@@ -176,14 +176,7 @@ class Recipe:
         Values may be strings, as a command line gives them. Raises InputError for an
         unknown field (naming near ones) or a value of the wrong kind.
         """
-        names = [field.name for field in fields(self)]
-        parsed: dict[str, Any] = {}
-        for name, value in changes.items():
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-                hint = f"; near: {', '.join(near)}" if near else f"; there are: {', '.join(names)}"
-                raise InputError(f"a recipe has no field {name!r}{hint}")
-            parsed[name] = _parse(name, value, getattr(self, name))
+        parsed = parse_changes(self, changes)
         if "epochs" in parsed and "milestones" not in parsed and parsed["epochs"] > 0:
             stretch = parsed["epochs"] / self.epochs
             parsed["milestones"] = tuple(max(1, round(m * stretch)) for m in self.milestones)
@@ -249,10 +242,24 @@ def check_augmentation(policy: str) -> None:
         ) from error
 
 
-def _parse(name: str, value: Any, current: Any) -> Any:
+def parse_changes(recipe: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for fields of a recipe, read where they are text. InputError as `with_overrides`."""
+    names = [field.name for field in fields(recipe)]
+    hints = get_type_hints(type(recipe))
+    parsed: dict[str, Any] = {}
+    for name, value in changes.items():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+            hint = f"; near: {', '.join(near)}" if near else f"; there are: {', '.join(names)}"
+            raise InputError(f"a recipe has no field {name!r}{hint}")
+        parsed[name] = _parse(name, value, getattr(recipe, name), hints[name])
+    return parsed
+
+
+def _parse(name: str, value: Any, current: Any, hint: Any) -> Any:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value
-    if get_type_hints(Recipe)[name] == (str | None) and value.lower() == "none":
+    if hint == (str | None) and value.lower() == "none":
         return None
     try:
         if isinstance(current, bool):
@@ -265,7 +272,7 @@ def _parse(name: str, value: Any, current: Any) -> Any:
                 "no": False,
             }[value.lower()]
         if isinstance(current, tuple):
-            kind = int if name == "milestones" else float
+            kind = int if hint == tuple[int, ...] else float
             return tuple(kind(part) for part in value.split(",") if part)
         return value if current is None else type(current)(value)
     except (ValueError, KeyError):

@@ -5,7 +5,8 @@ from typing import Any
 from sgekit.data import ImageData
 from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
-from sgekit.training.run import RunResult, RunSettings
+from sgekit.training.run import RunResult
+from sgekit.training.settings import RunSettings
 
 
 def describe(settings: RunSettings, data: ImageData, result: RunResult) -> dict[str, Any]:

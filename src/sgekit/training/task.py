@@ -33,73 +33,41 @@ class NonFiniteLossError(InputError):
         self.step = step
 
 
-class ClassificationTask(LightningModule):
-    """Trains and evaluates one network on labelled images of shape (B, 3, S, S)."""
+class Task(LightningModule):
+    """What every task of ours does: seeds its epochs, and stops where the loss is no number.
 
-    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:
+    ``monitor`` names the metric that decides which checkpoint is the best; larger is better.
+    """
+
+    monitor: str
+    seed: int
+    frozen_norms: bool
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
         super().__init__()
         self.model = model
-        self.recipe = recipe
-        self.num_classes = num_classes
         self.seed = seed
         self.train_loss = MeanMetric()
-        self.val_loss = MeanMetric()
-        self.top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
-        self.top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
-        self.mixup = (
-            Mixup(  # type: ignore[no-untyped-call]
-                mixup_alpha=recipe.mixup,
-                cutmix_alpha=recipe.cutmix,
-                label_smoothing=recipe.label_smoothing,
-                num_classes=num_classes,
-            )
-            if recipe.mixup or recipe.cutmix
-            else None
-        )
+        self.frozen_norms = False
         self._bad_step: Tensor | None = None
-        if recipe.channels_last:
-            model.to(memory_format=torch.channels_last)
-        if recipe.compile:
-            model.compile()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, classes)."""
-        if self.recipe.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.model(images)
-        return logits
 
     def on_train_epoch_start(self) -> None:
         # The state of every epoch follows from the seed, so a resumed run repeats it exactly.
         seed_everything(derived_seed(self.seed, self.current_epoch, self.global_rank, 1))
-        if self.recipe.bn == "frozen":
+        if self.frozen_norms:
             for module in self.model.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = batch
-        if self.mixup is not None:
-            images, targets = self.mixup(images, labels)
-            loss = F.cross_entropy(self(images).float(), targets)
-        else:
-            loss = F.cross_entropy(
-                self(images).float(),
-                labels,
-                label_smoothing=self.recipe.label_smoothing,
-            )
-        self._watch(loss)
-        self.train_loss.update(loss.detach(), images.shape[0])
-        return loss
-
-    def _watch(self, loss: Tensor) -> None:
-        """Remember the first step with a bad loss without waiting for the device."""
+    def note_loss(self, loss: Tensor, images: int) -> None:
+        """Count a step's loss; remember the first bad one without waiting for the device."""
         if self._bad_step is None:
             self._bad_step = torch.full((), -1, device=loss.device, dtype=torch.long)
         bad = ~torch.isfinite(loss.detach()) & (self._bad_step < 0)
         self._bad_step = torch.where(bad, self.global_step, self._bad_step)
         if self.global_step % 20 == 0:
             self.raise_if_not_finite()
+        self.train_loss.update(loss.detach(), images)
 
     def raise_if_not_finite(self) -> None:
         """Raise NonFiniteLossError on every process if any has seen a bad loss."""
@@ -120,6 +88,56 @@ class ClassificationTask(LightningModule):
     def on_validation_epoch_start(self) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.raise_if_not_finite()
+
+
+class ClassificationTask(Task):
+    """Trains and evaluates one network on labelled images of shape (B, 3, S, S)."""
+
+    monitor = "val_top1"
+
+    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, seed: int) -> None:
+        super().__init__(model, seed)
+        self.recipe = recipe
+        self.num_classes = num_classes
+        self.frozen_norms = recipe.bn == "frozen"
+        self.val_loss = MeanMetric()
+        self.top1 = MulticlassAccuracy(num_classes, top_k=1, average="micro")
+        self.top5 = MulticlassAccuracy(num_classes, top_k=min(5, num_classes), average="micro")
+        self.mixup = (
+            Mixup(  # type: ignore[no-untyped-call]
+                mixup_alpha=recipe.mixup,
+                cutmix_alpha=recipe.cutmix,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=num_classes,
+            )
+            if recipe.mixup or recipe.cutmix
+            else None
+        )
+        if recipe.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if recipe.compile:
+            model.compile()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.model(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        if self.mixup is not None:
+            images, targets = self.mixup(images, labels)
+            loss = F.cross_entropy(self(images).float(), targets)
+        else:
+            loss = F.cross_entropy(
+                self(images).float(),
+                labels,
+                label_smoothing=self.recipe.label_smoothing,
+            )
+        self.note_loss(loss, images.shape[0])
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from sgekit.errors import InputError
 from sgekit.models.checkpoints.keys import renamed
-from sgekit.models.checkpoints.preserve import absent_attention, neutralize
+from sgekit.models.checkpoints.preserve import absent_attention, make_up, neutralize
 from sgekit.models.checkpoints.read import KINDS, Contents, Kind, read_weights
 from sgekit.models.checkpoints.recognise import recognise
 
@@ -77,14 +76,14 @@ def load_contents(
     if head == "load":
         _check_classifier(given, wanted, model, contents)
     fresh = {name for name in wanted if name not in given and _may_stay(name, model, head)}
-    sites = absent_attention(model, given) if network and network.attention == "none" else []
+    plain = network is None or network.attention == "none"
+    sites = absent_attention(model, given) if plain else []
     fresh |= {name for site in sites for name in site.weights}
     _check(given, wanted, fresh, model, contents)
     factors = neutralize(sites) if preserve else []
     model.load_state_dict({**wanted, **given})
-    with torch.no_grad():
-        for parameter, factor in factors:
-            parameter.div_(factor)
+    for site, factor in factors:
+        make_up(model, site, factor)
     return Loaded(
         contents.kind,
         network.text if network else "no ResNet of timm's or the released names",

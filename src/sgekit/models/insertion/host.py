@@ -5,6 +5,8 @@ the names of the weights stay, `isinstance` and attributes stay, copies and pick
 whatever calls the module calls the attention too.
 """
 
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -14,7 +16,7 @@ from sgekit.errors import InputError
 
 LAYER = "attention"
 """The name of the layer in the module that carries it."""
-_SCALE = "attention_scale"
+SCALE = "attention_scale"
 
 
 class Host(nn.Module):
@@ -37,7 +39,50 @@ class Host(nn.Module):
         return out if self.attention_scale is None else out * self.attention_scale
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _empty, (_plain(type(self)),), self.__dict__
+        return _empty, (own_class(self),), self.__getstate__()  # type: ignore[attr-defined]
+
+
+class ListHost(Host):
+    """A Sequential or ModuleList that does not count the attention among its items."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(_items(self).values())
+
+    def __len__(self) -> int:
+        return len(_items(self))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            plain: Any = own_class(self)
+            chosen = list(_items(self).items())[index]
+            return plain(
+                OrderedDict(chosen) if issubclass(plain, nn.Sequential) else dict(chosen).values()
+            )
+        return list(_items(self).values())[index]
+
+
+class DictHost(Host):
+    """A ModuleDict that does not count the attention among its items."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_items(self))
+
+    def __len__(self) -> int:
+        return len(_items(self))
+
+    def keys(self) -> Iterable[str]:
+        return _items(self).keys()
+
+    def values(self) -> Iterable[nn.Module]:
+        return _items(self).values()
+
+    def items(self) -> Iterable[tuple[str, nn.Module]]:
+        return _items(self).items()
+
+
+def _items(module: nn.Module) -> dict[str, nn.Module]:
+    own = cast(dict[str, nn.Module], module._modules)
+    return {name: child for name, child in own.items() if name != LAYER}
 
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
@@ -45,9 +90,14 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 def _hosting(cls: type[nn.Module]) -> type[nn.Module]:
     if cls not in _CLASSES:
+        host = Host
+        if issubclass(cls, nn.Sequential | nn.ModuleList):
+            host = ListHost
+        elif issubclass(cls, nn.ModuleDict):
+            host = DictHost
         # The module's own module name: torch.fx takes what stands in torch.nn as one operation.
         names = {"__module__": cls.__module__, "__doc__": cls.__doc__}
-        _CLASSES[cls] = type(f"{cls.__name__}WithAttention", (Host, cls), names)
+        _CLASSES[cls] = type(f"{cls.__name__}WithAttention", (host, cls), names)
     return _CLASSES[cls]
 
 
@@ -69,11 +119,16 @@ def check(name: str, module: nn.Module) -> None:
     """Raise InputError for a module that carries attention, or has its own thing by that name."""
     if is_host(module):
         raise InputError(f"{name!r} carries attention already; `remove` takes it out")
-    if any(hasattr(module, attribute) for attribute in (LAYER, _SCALE)):
+    if any(hasattr(module, attribute) for attribute in (LAYER, SCALE)):
         raise InputError(
             f"{name!r} ({type(module).__name__}) has an attribute named {LAYER!r} of its own; name "
             "a module inside or around it"
         )
+
+
+def own_class(module: nn.Module) -> type[nn.Module]:
+    """The module's class without what it carries."""
+    return _plain(type(module)) if is_host(module) else type(module)
 
 
 def attach(
@@ -87,7 +142,7 @@ def attach(
     # Of no dimensions, so that it does not widen half-precision maps.
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     value = None if scale == 1 else torch.tensor(scale, device=tensor.device, dtype=dtype)
-    module.register_buffer(_SCALE, value)
+    module.register_buffer(SCALE, value)
     module.attention_moves, module.attention_factor = moves, factor  # type: ignore[assignment]
     return f"{name}.{LAYER}" if name else LAYER
 

@@ -2,16 +2,16 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
+from sgekit.models.insertion.host import own_class
 from sgekit.models.insertion.places import is_norm
 
 # Where forwards are defined that are linear in the layer's weight and bias.
 _LINEAR_IN_WEIGHTS = (
     "torch.nn.modules.conv", "torch.nn.modules.linear", "torch.nn.modules.batchnorm",
-    "torch.nn.modules.normalization", "timm.layers.conv2d_same", "timm.layers.mixed_conv2d",
-    "timm.layers.norm", "timm.layers.norm_act", "torchvision.ops.misc",
-    "torchvision.models.convnext",
+    "torch.nn.modules.instancenorm", "torch.nn.modules.normalization", "timm.layers.conv2d_same",
+    "timm.layers.mixed_conv2d", "timm.layers.norm", "timm.layers.norm_act",
+    "torchvision.ops.misc", "torchvision.models.convnext",
 )  # fmt: skip
 
 
@@ -41,19 +41,20 @@ def rescale(model: nn.Module, name: str, factor: float) -> bool:
 
 def _output_weights(module: nn.Module, *, between: bool) -> list[Tensor]:
     """The tensors that the module's output is linear in; none where that isn't known."""
-    home = type(module).forward.__module__
-    computed = parametrize.is_parametrized(module) or hasattr(module, "weight_g")
+    home = own_class(module).forward.__module__
     bends = not between and not isinstance(getattr(module, "act", None), nn.Identity | None)
     if home == "timm.layers.std_conv" and getattr(module, "gain", None) is not None:
         names = ("gain", "bias")  # the weight is standardised, so its scale says nothing
-    elif home in _LINEAR_IN_WEIGHTS and not computed and not bends:
+    elif home in _LINEAR_IN_WEIGHTS and not bends:
         names = ("weight", "bias")
     else:
         return []
     first, second = (getattr(module, attribute, None) for attribute in names)
-    if not isinstance(first, Tensor) or first.dtype in (torch.qint8, torch.quint8):
-        return []
-    return [first, second] if isinstance(second, Tensor) else [first]
+    found = [tensor for tensor in (first, second) if tensor is not None]
+    # What isn't registered is computed: by parametrisations, or hooks such as pruning's.
+    own = [*module._parameters.values(), *module._buffers.values()]
+    held = all(any(tensor is other for other in own) for tensor in found)
+    return found if first is not None and held and first.is_floating_point() else []
 
 
 def _shared(model: nn.Module, tensor: Tensor) -> bool:
