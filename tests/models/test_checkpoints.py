@@ -269,3 +269,21 @@ def test_other_residual_networks_are_told_too(name: str, words: str, tmp_path: P
     shown = {key: torch.zeros(()).expand(value.shape) for key, value in state.items()}
     torch.save(shown, tmp_path / "a.pth")
     assert describe(read_weights(tmp_path / "a.pth")) == f"PyTorch weights: {words}, 1000 classes"
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])
+def test_plain_weights_go_behind_inserted_layers(name: str, tmp_path: Path) -> None:
+    plain = timm.create_model(name, num_classes=5).eval()
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    x = torch.randn(2, 3, 64, 64)
+    for preserve in (True, False):  # of the layers' start, before the weights come
+        model = build(name, "sge", num_classes=5, preserve=preserve).eval()
+        if name == "ghostnet_050" and not preserve:
+            # Its concatenation has no weights, and there is no buffer to hold the factor.
+            before = {key: value.clone() for key, value in model.state_dict().items()}
+            with pytest.raises(InputError, match="no norm with weight and bias before"):
+                sgekit.load_checkpoint(model, tmp_path / "plain.pth")
+            assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+            continue
+        assert sgekit.load_checkpoint(model, tmp_path / "plain.pth").preserved
+        torch.testing.assert_close(model(x), plain(x), rtol=1e-5, atol=1e-5)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from sgekit.errors import InputError
 from sgekit.models.checkpoints.keys import renamed
-from sgekit.models.checkpoints.preserve import absent_attention, make_up, neutralize
+from sgekit.models.checkpoints.preserve import absent_attention, neutralize
 from sgekit.models.checkpoints.read import KINDS, Contents, Kind, read_weights
 from sgekit.models.checkpoints.recognise import recognise
 
@@ -80,10 +81,13 @@ def load_contents(
     sites = absent_attention(model, given) if plain else []
     fresh |= {name for site in sites for name in site.weights}
     _check(given, wanted, fresh, model, contents)
-    factors = neutralize(sites) if preserve else []
-    model.load_state_dict({**wanted, **given})
-    for site, factor in factors:
-        make_up(model, site, factor)
+    factors = neutralize(model, sites) if preserve else []
+    # The layers' own values stay as they now are; the file has none of them.
+    kept = {name: value for name, value in model.state_dict().items() if name not in given}
+    model.load_state_dict({**kept, **given})
+    with torch.no_grad():
+        for tensor, factor in factors:
+            tensor.div_(factor)
     return Loaded(
         contents.kind,
         network.text if network else "no ResNet of timm's or the released names",

@@ -3,12 +3,11 @@
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sgekit.errors import InputError
 from sgekit.models.insertion.host import LAYER, SCALE, is_host
-from sgekit.models.insertion.preserve import rescale
+from sgekit.models.insertion.preserve import weights_behind
 from sgekit.models.slots import slots
 
 
@@ -43,37 +42,39 @@ def absent_attention(model: nn.Module, given: Collection[str]) -> list[Site]:
     return [] if any(name in given for site in found for name in site.weights) else found
 
 
-def neutralize(sites: list[Site]) -> list[tuple[Site, float]]:
-    """Make every layer multiply its input by a constant, and return the constants.
+def neutralize(model: nn.Module, sites: list[Site]) -> list[tuple[Tensor, float]]:
+    """Make every layer multiply its input by a constant; what to divide by it when all is loaded.
 
     Raises InputError for a mechanism that cannot.
     """
-    found = []
-    for site in sites:
+    found: list[tuple[Tensor, float]] = []
+    held = [held_by(model, site) for site in sites]
+    for site, tensors in zip(sites, held, strict=True):
         if not hasattr(site.layer, "neutralize"):
             raise InputError(
                 f"{type(site.layer).__name__} in {site.name} cannot be set to leave a network's "
                 "function unchanged: load weights of its own network, or pass preserve=False"
             )
         layer: Any = site.layer
-        found.append((site, float(layer.neutralize())))
+        factor = float(layer.neutralize())
+        for tensor in tensors:
+            if tensor.ndim == 0:
+                tensor.fill_(1)  # a buffer holds nothing but the factor
+            found.append((tensor, factor))
     return found
 
 
-def make_up(model: nn.Module, site: Site, factor: float) -> None:
-    """Divide what comes before a neutral layer by its constant.
+def held_by(model: nn.Module, site: Site) -> list[Tensor]:
+    """What to divide by a neutral layer's constant so that it is made up for.
 
-    Raises InputError where there is no weight to divide.
+    A buffer behind the layer, or the weights before it. Raises InputError where there are none.
     """
     names = {name for name, _ in model.named_modules()}
     before = next((name for name in site.before if name in names), None)
-    host = model.get_submodule(before) if before is not None else None
-    scale = getattr(host, SCALE, None)
-    if scale is not None:
-        with torch.no_grad():
-            scale.fill_(1 / factor)
-    elif before is None or not (factor == 1 or rescale(model, before, 1 / factor)):
-        raise InputError(
-            f"there is no norm with weight and bias before {site.name} to rescale; "
-            "pass preserve=False"
-        )
+    if before is not None:
+        scale = getattr(model.get_submodule(before), SCALE, None)
+        if found := [scale] if scale is not None else weights_behind(model, before):
+            return found
+    raise InputError(
+        f"there is no norm with weight and bias before {site.name} to rescale; pass preserve=False"
+    )

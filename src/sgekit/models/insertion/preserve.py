@@ -22,21 +22,25 @@ def norm_of(name: str, modules: dict[str, nn.Module]) -> str:
     return parent if between else name
 
 
-def rescale(model: nn.Module, name: str, factor: float) -> bool:
-    """Multiply the output of a norm, convolution or linear layer by `factor` through its weights.
+def weights_behind(model: nn.Module, name: str) -> list[Tensor]:
+    """The tensors that a norm's, convolution's or linear layer's output is linear in.
 
-    Returns whether it could: not where the layer has no weights of its own (a norm without an
-    affine part), shares them, computes them from others, or does more behind them.
+    None where the layer has no weights of its own (a norm without an affine part), shares
+    them, computes them from others, or does more behind them.
     """
     modules = dict(model.named_modules())
     norm = norm_of(name, modules)
     tensors = _output_weights(modules[norm], between=norm != name)
-    if not tensors or any(_shared(model, tensor) for tensor in tensors):
-        return False
+    return [] if any(_shared(model, tensor) for tensor in tensors) else tensors
+
+
+def rescale(model: nn.Module, name: str, factor: float) -> bool:
+    """Multiply the output of a layer by `factor` through its weights; whether it could."""
+    tensors = weights_behind(model, name)
     with torch.no_grad():
         for tensor in tensors:
             tensor.mul_(factor)
-    return True
+    return bool(tensors)
 
 
 def _output_weights(module: nn.Module, *, between: bool) -> list[Tensor]:
