@@ -48,7 +48,8 @@ def _inside(name: str, modules: dict[str, nn.Module]) -> str:
     """Between norm and activation, where the named module is one of timm's that do both."""
     module, drop = modules[name], f"{name}.drop"
     bends = not isinstance(getattr(module, "act", None), nn.Identity | None)
-    return drop if is_norm(module) and bends and type(modules.get(drop)) is nn.Identity else name
+    between = is_norm(module) and bends and isinstance(modules.get(drop), nn.Identity)
+    return drop if between else name
 
 
 def matching(model: nn.Module, where: Where) -> list[str]:
@@ -59,7 +60,13 @@ def matching(model: nn.Module, where: Where) -> list[str]:
         if not found:
             raise InputError("where() is true for no module; print(model) shows what there is")
     else:
-        found = _named(list(every), [where] if isinstance(where, str) else list(where))
+        asked = [where] if isinstance(where, str) else where
+        if not isinstance(asked, Sequence) or not all(isinstance(text, str) for text in asked):
+            raise InputError(
+                'where is "auto", a name or pattern, a list of them or a function '
+                f"(name, module) -> bool, not {where!r}"
+            )
+        found = _named(list(every), asked)
     first: dict[int, str] = {}
     for name in (name for name in every if name in set(found)):
         if other := first.get(id(every[name])):
@@ -72,7 +79,7 @@ def matching(model: nn.Module, where: Where) -> list[str]:
     return list(first.values())
 
 
-def _named(every: list[str], asked: list[str]) -> list[str]:
+def _named(every: list[str], asked: Sequence[str]) -> list[str]:
     found: list[str] = []
     for text in asked:
         if text in every:

@@ -10,6 +10,9 @@ from sgekit.models.insertion.choose import Where, matching, name_of
 from sgekit.models.insertion.places import Finder, is_norm
 from sgekit.models.insertion.trace import Graph, trace
 
+REPLACES = "_replaces_convolution"
+"""Set on layers that were put in a convolution's place."""
+
 
 def replace_convolutions(
     model: nn.Module, make: Callable[..., nn.Module], where: Where, example: Any
@@ -87,6 +90,7 @@ def _made(module: Any, name: str, make: Callable[..., nn.Module]) -> nn.Module:
         )
     except InputError as error:
         raise InputError(f"in place of {name_of(name)}: {error}") from None
+    setattr(layer, REPLACES, True)
     return layer.train(module.training)
 
 

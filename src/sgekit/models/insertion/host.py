@@ -39,7 +39,7 @@ class Host(nn.Module):
         return out if self.attention_scale is None else out * self.attention_scale
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _empty, (own_class(self),), self.__getstate__()  # type: ignore[attr-defined]
+        return _empty, (own_class(self),), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 class ListHost(Host):
@@ -52,13 +52,12 @@ class ListHost(Host):
         return len(_items(self))
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            plain: Any = own_class(self)
-            chosen = list(_items(self).items())[index]
-            return plain(
-                OrderedDict(chosen) if issubclass(plain, nn.Sequential) else dict(chosen).values()
-            )
-        return list(_items(self).values())[index]
+        found = list(_items(self).items())[index]
+        if not isinstance(index, slice):
+            return found[1]
+        plain: Any = own_class(self)
+        keyed = OrderedDict(found)
+        return plain(keyed if issubclass(plain, nn.Sequential) else keyed.values())
 
 
 class DictHost(Host):
@@ -129,6 +128,16 @@ def check(name: str, module: nn.Module) -> None:
 def own_class(module: nn.Module) -> type[nn.Module]:
     """The module's class without what it carries."""
     return _plain(type(module)) if is_host(module) else type(module)
+
+
+def carry_over(old: nn.Module, new: nn.Module) -> None:
+    """Make `new` carry what `old` does; the layer may be its child already."""
+    host = cast(Host, old)
+    new.__class__ = _hosting(type(new))
+    new.add_module(LAYER, host.attention)
+    new.register_buffer(SCALE, host.attention_scale)
+    for name in ("attention_moves", "attention_factor"):
+        setattr(new, name, getattr(host, name))
 
 
 def attach(

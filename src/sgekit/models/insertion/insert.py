@@ -1,5 +1,6 @@
 """`insert` and `remove`."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,8 +12,9 @@ from torch import nn
 from sgekit.errors import InputError
 from sgekit.models.contender import parse
 from sgekit.models.insertion.choose import Where, chosen, name_of
-from sgekit.models.insertion.convolution import replace_convolutions
+from sgekit.models.insertion.convolution import REPLACES, replace_convolutions
 from sgekit.models.insertion.host import attach, check, detach, is_host
+from sgekit.models.insertion.network import check_network
 from sgekit.models.insertion.places import Place, find_places
 from sgekit.models.insertion.preserve import norm_of, rescale
 from sgekit.models.insertion.trace import trace
@@ -53,11 +55,11 @@ def insert(
     scripted, compiled, quantised or wrapped, groups don't divide the channels, and where the
     attention takes no maps of that dimension or can't preserve. Nothing is changed then.
     """
-    _check_model(model)
+    check_network(model)
     name, make = _maker(attention)
-    cls = ATTENTION.get(name)
-    placement = getattr(cls or attention, "placement", "norm")
-    if cls is NoAttention:
+    kind = ATTENTION.get(name, attention)
+    placement = getattr(kind, "placement", "norm")
+    if kind is NoAttention:
         return []
     if placement == "conv":
         if preserve:
@@ -67,7 +69,8 @@ def insert(
             )
         return replace_convolutions(model, make, where, example_inputs)
     places = _places(model, where, placement, example_inputs)
-    layers = [_layer(model, place, name, make, groups) for place in places]
+    dims = getattr(kind, "dims", None)
+    layers = [_layer(model, place, name, make, groups, dims) for place in places]
     factors = [_neutral(layer, name) if preserve else 1.0 for layer in layers]
     return [
         _put(model, place, layer, factor)
@@ -80,15 +83,25 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
 
     Weights that `insert` rescaled are scaled back, so that a network that was not trained in
     between computes what it did before, up to rounding. Raises InputError for a name that
-    `insert` has not made.
+    `insert` has not made and for one that took the place of a convolution.
     """
     modules: dict[str, Any] = dict(model.named_modules())
     layers = {f"{n}.attention" if n else "attention": n for n, m in modules.items() if is_host(m)}
     slots = {n: n.rpartition(".")[0] for n, m in modules.items() if hasattr(m, _SLOT)}
-    wanted = [*layers, *slots] if names is None else list(names)
-    if unknown := [name for name in wanted if name not in layers and name not in slots]:
-        held = ", ".join([*layers, *slots]) or "none"
-        raise InputError(f"no attention was inserted as {unknown[0]!r}; there are: {held}")
+    lost = [n for n, m in modules.items() if getattr(m, REPLACES, False)]
+    if names is None:
+        wanted = [*layers, *slots, *lost]
+    else:
+        wanted = list(dict.fromkeys([names] if isinstance(names, str) else names))
+    for name in wanted:
+        if name in lost:
+            raise InputError(
+                f"{name_of(name)} took the place of a convolution, whose weights are gone; build "
+                "the network anew"
+            )
+        if name not in layers and name not in slots:
+            held = ", ".join([*layers, *slots]) or "none"
+            raise InputError(f"no attention was inserted as {name!r}; there are: {held}")
     for name in wanted:
         if name in layers:
             factor = detach(modules[layers[name]])
@@ -104,41 +117,17 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
 _SLOT = "_inserted_behind"
 
 
-def _check_model(model: nn.Module) -> None:
-    wrapped = {
-        torch.nn.parallel.DistributedDataParallel: "DistributedDataParallel",
-        torch.nn.DataParallel: "DataParallel",
-    }
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("a scripted or frozen network can't be changed; insert before scripting")
-    if hasattr(model, "_orig_mod"):
-        raise InputError("the network is compiled; insert before torch.compile")
-    for cls, text in wrapped.items():
-        if isinstance(model, cls):
-            raise InputError(f"the network is wrapped in {text}; insert before wrapping")
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise InputError(
-                f"{name_of(name)} is scripted and can't be run on shapes; insert before"
-            )
-        if any(
-            isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(False)
-        ):
-            raise InputError(f"{name_of(name)} is lazy and has no weights yet; run a batch first")
-        if ".quantized" in type(module).__module__:
-            raise InputError(
-                f"{name_of(name)} is quantised ({type(module).__name__}); insert into the network "
-                "with floating-point weights and quantise after"
-            )
-
-
 def _maker(attention: Attention) -> tuple[str, Callable[..., nn.Module]]:
-    if not isinstance(attention, str):
-        if not callable(attention):
-            raise InputError(f"attention is a name or what makes a layer, not {attention!r}")
-        return getattr(attention, "__name__", type(attention).__name__), attention
-    contender = parse(attention)
-    return contender.name, partial(ATTENTION[contender.name], **contender.options)
+    if isinstance(attention, str):
+        contender = parse(attention)
+        return contender.name, partial(ATTENTION[contender.name], **contender.options)
+    if isinstance(attention, nn.Module) or not callable(attention):
+        raise InputError(
+            "attention is a name or what makes a layer for a number of channels, such as a class, "
+            f"not {attention!r}"
+        )
+    own = next((name for name, cls in ATTENTION.items() if cls is attention), None)
+    return own or str(getattr(attention, "__name__", type(attention).__name__)), attention
 
 
 def _places(model: nn.Module, where: Where, placement: str, example: Any) -> list[Place]:
@@ -180,9 +169,8 @@ def _layer(
     name: str,
     make: Callable[..., nn.Module],
     groups: int | Literal["auto"],
+    dims: tuple[int, ...] | None,
 ) -> nn.Module:
-    cls = ATTENTION.get(name)
-    dims = getattr(cls, "dims", None)
     if dims is not None and place.spatial not in dims:
         raise InputError(
             f"{name} works on maps with {' or '.join(map(str, dims))} spatial dimensions, but "
@@ -204,6 +192,8 @@ def _layer(
         layer = make(place.channels, device=near.device, dtype=dtype, **options)
     except InputError as error:
         raise InputError(f"behind {name_of(place.name)}: {error}") from None
+    if not isinstance(layer, nn.Module):
+        raise InputError(f"{name} made no module for {name_of(place.name)} but {layer!r}")
     return layer.train(module.training)
 
 
@@ -213,7 +203,12 @@ def _neutral(layer: Any, name: str) -> float:
             f"{name} has no `neutralize`, which makes a layer multiply its input by a constant and "
             "returns that; write it, or pass preserve=False"
         )
-    return float(layer.neutralize())
+    factor = float(layer.neutralize())
+    if not math.isfinite(factor) or factor == 0:
+        raise InputError(
+            f"{name} becomes the factor {factor}, which can't be made up for; pass preserve=False"
+        )
+    return factor
 
 
 def _slot(modules: dict[str, nn.Module], place: str) -> Any:

@@ -10,13 +10,17 @@ The rules, in their order; the first that finds anything decides:
 3. parallel: a block that concatenates (Inception) or adds (RepVGG) several branches of
    convolutions, at its output;
 4. plain: of a chain without any of these, the last norm or convolution at every spatial size.
+
+Linear layers that end an attention over tokens are left out, and so are the convolutions of a
+network whose blocks work on tokens.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sgekit.models.insertion.trace import Graph, Step
 
@@ -26,7 +30,6 @@ _VIEWS = {
     "_unsafe_view", "unsafe_split", "unbind", "view", "_to_copy", "channel_shuffle",
 }  # fmt: skip
 _CUTS = {"chunk", "select", "slice", "split", "split_with_sizes", "unbind"}
-_TOKEN_MIXING = {"bmm", "baddbmm", "_softmax"}
 _WEIGHTS = {"convolution", "addmm", "mm", "bmm"}
 _SCALES = {"mul", "div", "native_dropout", "dropout"}
 _ACTIVATIONS = {
@@ -51,8 +54,10 @@ class Place:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a normalisation, of torch or named like one."""
-    known = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
-    return isinstance(module, known) or "Norm" in type(module).__name__
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        return True
+    # Not a block like timm's ConvNormAct.
+    return "Norm" in type(module).__name__ and not any(map(is_linear, module.modules()))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -64,8 +69,14 @@ def channels_last(module: nn.Module, step: Step) -> bool:
     """Whether the channels of a module's output are its last dimension."""
     if isinstance(module, nn.Linear):
         return True
-    # What timm and torchvision call LayerNorm2d is a LayerNorm between two permutations.
-    return isinstance(module, nn.LayerNorm) and step.operation == "native_layer_norm"
+    if isinstance(module, nn.LayerNorm):
+        # What timm and torchvision call LayerNorm2d is a LayerNorm between two permutations.
+        return step.operation == "native_layer_norm" and len(module.normalized_shape) == 1
+    # A norm of a kind that torch has not, or none of the above: its weight tells.
+    weight: Any = getattr(module, "weight", None)
+    if not is_norm(module) or not isinstance(weight, Tensor) or weight.ndim != 1:
+        return False
+    return step.shape[1] != len(weight) == step.shape[-1]
 
 
 class Finder:
@@ -75,6 +86,7 @@ class Finder:
         self.graph = graph
         self.modules = dict(model.named_modules())
         self._depth = [int(step.operation in _WEIGHTS) for step in graph.steps]
+        self._mixing = [step.number for step in graph.steps if _mixes_tokens(step)]
 
     def norm_places(self) -> list[Place]:
         """Places for attention that ends a block."""
@@ -106,8 +118,12 @@ class Finder:
     # The rules.
 
     def _residual(self) -> Iterator[Place]:
-        for branch, _ in self.branches():
-            if place := self._behind(branch, "residual"):
+        for branch, start in self.branches():
+            place = self._behind(branch, "residual")
+            # The linear layer that ends an attention over tokens; the maps are its input's.
+            own = branch.ancestors & ~start.ancestors
+            projects = place and isinstance(self.modules[place.name], nn.Linear)
+            if place and not (projects and any(own >> n & 1 for n in self._mixing)):
                 yield place
 
     def _dense(self) -> Iterator[Place]:
@@ -129,8 +145,8 @@ class Finder:
                 yield self._place(blocks[0], step, "parallel")
 
     def _plain(self) -> Iterator[Place]:
-        if any(step.operation in _TOKEN_MIXING for step in self.graph.steps):
-            return  # what convolutions a transformer has do not carry its features
+        if self._mixing or any(map(self._adds_tokens, self.graph.steps)):
+            return  # what convolutions a transformer or mixer has do not carry its features
         ends: dict[tuple[int, ...], Place] = {}
         for step in self.graph.steps:
             name = next(iter(step.outputs_of), "")
@@ -152,6 +168,10 @@ class Finder:
         """Whether it has the input's dimensions and is not pooled to one value."""
         size = step.shape[2:]
         return len(size) == self.graph.spatial and max(size, default=0) > 1
+
+    def _adds_tokens(self, step: Step) -> bool:
+        sums = step.operation == "add" and len(step.inputs) == 2
+        return sums and len(step.shape) == 3 < self.graph.spatial + 2
 
     def _joins_branches(self, step: Step) -> bool:
         if step.operation not in ("cat", "add") or len(step.inputs) < 2 or not self._is_map(step):
@@ -210,7 +230,7 @@ class Finder:
     def _norm_and_act(self, name: str, step: Step, rule: str) -> Place:
         """timm's norms with an activation have room between the two: their `drop`."""
         drop = f"{name}.drop" if name else "drop"
-        if type(self.modules.get(drop)) is nn.Identity and step.operation in _ACTIVATIONS:
+        if isinstance(self.modules.get(drop), nn.Identity) and step.operation in _ACTIVATIONS:
             return self._place(drop, step, rule)
         return self._place(name, step, rule)
 
@@ -241,6 +261,15 @@ def _cut(step: Step, start: Step) -> bool:
             return True
         step = step.inputs[0]
     return False
+
+
+def _mixes_tokens(step: Step) -> bool:
+    """Whether positions are weighted by what stands at others: attention in transformers."""
+    if "scaled_dot_product" in step.operation:
+        return True
+    # A pooled context is no such thing.
+    products = step.operation in ("bmm", "baddbmm") and len(set(step.inputs)) > 1
+    return products and min(step.shape[-2:]) > 1
 
 
 def _source(step: Step) -> Step:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,18 +51,17 @@ class Graph:
 def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
     """Run `model` in evaluation mode and note what it computes; it is left as it was.
 
-    `example_inputs` is a tensor, a tuple of arguments or a dict of keywords; None makes a
-    batch of one from what the model says of its input, or from its first convolution. The
-    run propagates shapes on the meta device; where the network needs numbers it runs with
-    numbers. Raises InputError where neither works.
+    `example_inputs` is the network's one argument, a tuple of arguments or a dict of keywords;
+    None makes a batch of one from what the model says of its input, or from its first
+    convolution. The run propagates shapes on the meta device; where the network needs numbers
+    it runs with numbers, where its weights are. Raises InputError where neither works.
     """
     arguments = _arguments(model, example_inputs)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     try:
         return _run(model, arguments, torch.device("meta"))
     except Exception as on_meta:  # whatever a network raises when its numbers are missing
         try:
-            return _run(model, arguments, device)
+            return _run(model, arguments, None)
         except Exception as error:
             shapes = [tuple(t.shape) for t in _tensors(arguments)]
             raise InputError(
@@ -80,7 +80,7 @@ def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[st
         return (torch.zeros(1, *input_size(model)),), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    return (tuple(example) if isinstance(example, tuple | list) else (example,)), {}
+    return (example if isinstance(example, tuple) else (example,)), {}
 
 
 def input_size(model: nn.Module) -> tuple[int, ...]:
@@ -121,30 +121,58 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(value, Mapping):
         return {name: _moved(item, device, dtype) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(_moved(item, device, dtype) for item in value)
+        items = [_moved(item, device, dtype) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     return value
 
 
 def _run(
-    model: nn.Module, arguments: tuple[tuple[Any, ...], dict[str, Any]], device: torch.device
+    model: nn.Module,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+    device: torch.device | None,
 ) -> Graph:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    placed = {name: tensor.to(device) for name, tensor in tensors.items()}
-    positional, keywords = _moved(arguments, device, dtype)
+    """A run on `device`, or where the model is."""
+    weights = dict(model.named_parameters())
+    near = next((p for p in weights.values() if p.is_floating_point()), torch.empty(0))
+    # The run may write into the buffers that it gets.
+    placed = {name: buffer.clone() for name, buffer in model.named_buffers()} | weights
+    if device is not None:
+        placed = {name: tensor.to(device) for name, tensor in placed.items()}
+    positional, keywords = _moved(arguments, device or near.device, near.dtype)
     watcher = _Watcher()
     for tensor in _tensors((positional, keywords)):
         watcher.note(tensor, "input", [])
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad(), _watched(model, watcher), watcher:
-            functional_call(model, placed, positional, keywords)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with _kept(model), torch.no_grad(), _watched(model, watcher), watcher:
+        functional_call(model.eval(), placed, positional, keywords)
     shapes = [t.ndim - 2 for t in _tensors((positional, keywords)) if t.ndim > 2]
     return Graph(watcher.steps, watcher.calls, shapes[0] if shapes else 0)
+
+
+@contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Put back the modes, what else a run sets on the modules, and the random state."""
+    before = [
+        (module, [(name, value, _content(value)) for name, value in vars(module).items()])
+        for module in model.modules()
+    ]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            for name, value, content in attributes:
+                # The same object with the content it had: others hold on to it.
+                if isinstance(value, dict):
+                    value.clear()
+                    value.update(content)
+                elif isinstance(value, list):
+                    value[:] = content
+                vars(module)[name] = value
+
+
+def _content(value: Any) -> Any:
+    return copy(value) if isinstance(value, dict | list) else None
 
 
 @contextmanager
@@ -188,8 +216,12 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         inputs = self._steps_of((args, kwargs or {}))
         if inputs:
+            operation = func.overloadpacket.__name__
             for tensor in _tensors(out):
-                self.note(tensor, func.overloadpacket.__name__.rstrip("_"), inputs)
+                self.note(tensor, operation.rstrip("_"), inputs)
+                # What is written into a part of a tensor is part of what that leads to.
+                if operation.endswith("_") and (whole := tensor._base) is not None:
+                    self.note(whole, "write", self._steps_of((whole, tensor)))
         return out
 
     def entering(self, name: str) -> Any:
