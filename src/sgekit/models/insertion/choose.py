@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sgekit.errors import InputError
-from sgekit.models.insertion.places import Place, by_modules, is_norm
+from sgekit.models.insertion.places import Place, by_modules
 from sgekit.models.insertion.trace import trace
 
 Where = Literal["auto"] | str | Sequence[str] | Callable[[str, nn.Module], bool]
@@ -38,18 +38,7 @@ def chosen(model: nn.Module, where: Where, example: Any) -> tuple[list[Place], d
             "name a module that computes one"
         )
 
-    modules = dict(model.named_modules())
-    return by_modules(
-        model, graph, [_inside(name, modules) for name in names], missing
-    ), graph.calls
-
-
-def _inside(name: str, modules: dict[str, nn.Module]) -> str:
-    """Between norm and activation, where the named module is one of timm's that do both."""
-    module, drop = modules[name], f"{name}.drop"
-    bends = not isinstance(getattr(module, "act", None), nn.Identity | None)
-    between = is_norm(module) and bends and isinstance(modules.get(drop), nn.Identity)
-    return drop if between else name
+    return by_modules(model, graph, names, missing), graph.calls
 
 
 def matching(model: nn.Module, where: Where) -> list[str]:

@@ -17,6 +17,8 @@ from sgekit.errors import InputError
 LAYER = "attention"
 """The name of the layer in the module that carries it."""
 SCALE = "attention_scale"
+SLOT = "_inserted_behind"
+"""Set on layers in a slot of timm's: (the module before, what its weights were divided by)."""
 
 
 class Host(nn.Module):

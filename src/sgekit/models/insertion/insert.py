@@ -13,10 +13,10 @@ from sgekit.errors import InputError
 from sgekit.models.contender import parse
 from sgekit.models.insertion.choose import Where, chosen, name_of
 from sgekit.models.insertion.convolution import REPLACES, replace_convolutions
-from sgekit.models.insertion.host import attach, check, detach, is_host
+from sgekit.models.insertion.host import SLOT, attach, check, detach, is_host
 from sgekit.models.insertion.network import check_network
-from sgekit.models.insertion.places import Place, find_places
-from sgekit.models.insertion.preserve import norm_of, rescale
+from sgekit.models.insertion.places import Place, find_places, norm_of
+from sgekit.models.insertion.preserve import rescale
 from sgekit.models.insertion.trace import trace
 from sgekit.models.slots import BLOCKS
 from sgekit.modules import ATTENTION, DEFAULT_GROUPS, NoAttention, resolve_groups
@@ -87,7 +87,7 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
     """
     modules: dict[str, Any] = dict(model.named_modules())
     layers = {f"{n}.attention" if n else "attention": n for n, m in modules.items() if is_host(m)}
-    slots = {n: n.rpartition(".")[0] for n, m in modules.items() if hasattr(m, _SLOT)}
+    slots = {n: n.rpartition(".")[0] for n, m in modules.items() if hasattr(m, SLOT)}
     lost = [n for n, m in modules.items() if getattr(m, REPLACES, False)]
     if names is None:
         wanted = [*layers, *slots, *lost]
@@ -107,14 +107,11 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
             factor = detach(modules[layers[name]])
             place = layers[name]
         else:
-            place, factor = getattr(modules[name], _SLOT)
+            place, factor = getattr(modules[name], SLOT)
             modules[slots[name]].se = None
         if factor != 1:
             rescale(model, place, factor)
     return wanted
-
-
-_SLOT = "_inserted_behind"
 
 
 def _maker(attention: Attention) -> tuple[str, Callable[..., nn.Module]]:
@@ -147,7 +144,7 @@ def _places(model: nn.Module, where: Where, placement: str, example: Any) -> lis
     modules = dict(model.named_modules())
     for place in places:
         slot = _slot(modules, place.name)
-        if hasattr(getattr(slot, "se", None), _SLOT):
+        if hasattr(getattr(slot, "se", None), SLOT):
             raise InputError(
                 f"{name_of(place.name)} is followed by inserted attention already; `remove` takes "
                 "it out"
@@ -236,7 +233,7 @@ def _put(model: nn.Module, place: Place, layer: nn.Module, factor: float) -> str
     if slot is not None and slot.se is None and (held or factor == 1):
         block = next(name for name, module in modules.items() if module is slot)
         slot.se = layer
-        setattr(layer, _SLOT, (place.name, factor))
+        setattr(layer, SLOT, (place.name, factor))
         return f"{block}.se" if block else "se"
     return attach(
         place.name,

@@ -5,8 +5,8 @@ The rules, in their order; the first that finds anything decides:
 1. residual: where a branch is added to its shortcut, the branch's last norm; where it ends
    without one, its last convolution or linear layer (layer scale, drop path, gates and the
    like behind it are passed over);
-2. dense: the same where a branch is concatenated with what it was made from (DenseNet,
-   ShuffleNetV2);
+2. dense: the same where a branch is concatenated with what it was made from, on maps of one
+   size (DenseNet, ShuffleNetV2);
 3. parallel: a block that concatenates (Inception) or adds (RepVGG) several branches of
    convolutions, at its output;
 4. plain: of a chain without any of these, the last norm or convolution at every spatial size.
@@ -22,20 +22,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sgekit.models.insertion.host import SLOT
+from sgekit.models.insertion.operations import (
+    ACTIVATIONS,
+    SCALES,
+    VIEWS,
+    WEIGHTS,
+    is_part,
+    mixes_tokens,
+    numel,
+    source,
+    summands,
+)
 from sgekit.models.insertion.trace import Graph, Step
-
-_VIEWS = {
-    "alias", "chunk", "clone", "contiguous", "detach", "expand", "permute", "reshape", "select",
-    "slice", "split", "split_with_sizes", "squeeze", "t", "transpose", "unsqueeze",
-    "_unsafe_view", "unsafe_split", "unbind", "view", "_to_copy", "channel_shuffle",
-}  # fmt: skip
-_CUTS = {"chunk", "select", "slice", "split", "split_with_sizes", "unbind"}
-_WEIGHTS = {"convolution", "addmm", "mm", "bmm"}
-_SCALES = {"mul", "div", "native_dropout", "dropout"}
-_ACTIVATIONS = {
-    "relu", "silu", "hardswish", "leaky_relu", "gelu", "elu", "selu", "hardtanh", "relu6", "clamp",
-    "clamp_min", "mish", "tanh", "sigmoid", "hardsigmoid", "_prelu_kernel", "prelu", "softplus",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,17 @@ def is_norm(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__ and not any(map(is_linear, module.modules()))
 
 
+def bends(module: nn.Module) -> bool:
+    """Whether the module is one of timm's norms that apply an activation too."""
+    return is_norm(module) and not isinstance(getattr(module, "act", None), nn.Identity | None)
+
+
+def norm_of(name: str, modules: dict[str, nn.Module]) -> str:
+    """The norm before a place between one of timm's norms and its activation, or the place."""
+    parent, _, last = name.rpartition(".")
+    return parent if last == "drop" and is_norm(modules[parent]) else name
+
+
 def is_linear(module: nn.Module) -> bool:
     """Whether the module is a convolution or a linear layer."""
     return isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
@@ -72,6 +82,8 @@ def channels_last(module: nn.Module, step: Step) -> bool:
     if isinstance(module, nn.LayerNorm):
         # What timm and torchvision call LayerNorm2d is a LayerNorm between two permutations.
         return step.operation == "native_layer_norm" and len(module.normalized_shape) == 1
+    if type(module) is nn.RMSNorm:
+        return len(module.normalized_shape) == 1
     # A norm of a kind that torch has not, or none of the above: its weight tells.
     weight: Any = getattr(module, "weight", None)
     if not is_norm(module) or not isinstance(weight, Tensor) or weight.ndim != 1:
@@ -85,8 +97,8 @@ class Finder:
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.graph = graph
         self.modules = dict(model.named_modules())
-        self._depth = [int(step.operation in _WEIGHTS) for step in graph.steps]
-        self._mixing = [step.number for step in graph.steps if _mixes_tokens(step)]
+        self._depth = [int(step.operation in WEIGHTS) for step in graph.steps]
+        self._mixing = [step.number for step in graph.steps if mixes_tokens(step)]
 
     def norm_places(self) -> list[Place]:
         """Places for attention that ends a block."""
@@ -100,7 +112,7 @@ class Finder:
         tails = [step for step in self.graph.steps if self._ends_block(step)]
         last: dict[tuple[int, ...], Step] = {step.shape[2:]: step for step in tails}
         found = []
-        for step in list(last.values())[:-1]:
+        for step in sorted(last.values(), key=lambda step: step.number)[:-1]:
             names = [name for name in step.outputs_of if name]
             if names:
                 found.append(self._place(names[-1], step, "stage"))
@@ -128,18 +140,26 @@ class Finder:
 
     def _dense(self) -> Iterator[Place]:
         for step in self._concatenations():
-            sources = [_source(part) for part in step.inputs]
+            sources = [source(part) for part in step.inputs]
             for part in step.inputs:
-                made_from = any(
-                    _source(part).ancestors >> other.number & 1 and other is not _source(part)
-                    for other in sources
-                )
+                end = source(part)
+                made_from = any(other is not end and self._leads(other, end) for other in sources)
                 if made_from and (place := self._behind(part, "dense")):
                     yield place
 
+    def _leads(self, start: Step, end: Step) -> bool:
+        """Whether one is made from the other, on maps of one size: not around in a U-Net."""
+        own = end.ancestors & ~start.ancestors
+        sizes = {
+            step.shape[2:]
+            for step in self.graph.steps[start.number + 1 : end.number + 1]
+            if own >> step.number & 1 and step.operation == "convolution"
+        }
+        return bool(end.ancestors >> start.number & 1) and sizes <= {end.shape[2:]}
+
     def _parallel(self) -> Iterator[Place]:
         for step in self.graph.steps:
-            joined = _source(step.inputs[0] if step.operation in _ACTIVATIONS else step)
+            joined = source(step.inputs[0] if step.operation in ACTIVATIONS else step)
             blocks = [n for n in step.outputs_of if n and any(self.modules[n].children())]
             if blocks and self._joins_branches(joined):
                 yield self._place(blocks[0], step, "parallel")
@@ -153,8 +173,8 @@ class Finder:
             if self._is_map(step) and name:
                 module = self.modules[name]
                 if is_norm(module) or is_linear(module):
-                    place = self._norm_and_act(name, step, "plain")
-                    ends[step.shape[2:]] = place
+                    ends.pop(step.shape[2:], None)  # so that the dict is in the run's order
+                    ends[step.shape[2:]] = self._norm_and_act(name, step, "plain")
         yield from ends.values()
 
     # What they are made of.
@@ -176,7 +196,7 @@ class Finder:
     def _joins_branches(self, step: Step) -> bool:
         if step.operation not in ("cat", "add") or len(step.inputs) < 2 or not self._is_map(step):
             return False
-        parts = list(_summands(step)) if step.operation == "add" else step.inputs
+        parts = list(summands(step)) if step.operation == "add" else step.inputs
         common = reduce(lambda a, b: a & b, (part.ancestors for part in parts))
         start = self.graph.steps[max(0, common.bit_length() - 1)]
         weights = [self._weight_between(start, part) for part in parts]
@@ -198,7 +218,7 @@ class Finder:
         deep = {step.number: self._weight_between(start, step) for step in (a, b)}
         branch, shortcut = sorted((a, b), key=lambda step: deep[step.number], reverse=True)
         short = deep[shortcut.number] <= 1 and deep[branch.number] > deep[shortcut.number]
-        return (branch, start) if short and not _cut(shortcut, start) else None
+        return (branch, start) if short and not is_part(shortcut, start) else None
 
     def _weight_between(self, start: Step, end: Step) -> int:
         """The most convolutions and linear layers on a way from start to end."""
@@ -216,6 +236,8 @@ class Finder:
             # A norm behind the branch's name, a container only where nothing else is left.
             for name in step.outputs_of:
                 module = self.modules[name]
+                if inserted := getattr(module, SLOT, None):
+                    return self._place(inserted[0], step, rule)
                 if is_norm(module) or is_linear(module):
                     return self._norm_and_act(name, step, rule)
             if step.operation == "cat" and (names := [n for n in step.outputs_of if n]):
@@ -230,62 +252,27 @@ class Finder:
     def _norm_and_act(self, name: str, step: Step, rule: str) -> Place:
         """timm's norms with an activation have room between the two: their `drop`."""
         drop = f"{name}.drop" if name else "drop"
-        if isinstance(self.modules.get(drop), nn.Identity) and step.operation in _ACTIVATIONS:
-            return self._place(drop, step, rule)
-        return self._place(name, step, rule)
+        room = bends(self.modules[name]) and isinstance(self.modules.get(drop), nn.Identity)
+        return self._place(drop if room else name, step, rule)
 
     def _before(self, step: Step) -> Step | None:
         """What a step merely moves, scales, gates or bends; None where it does more."""
-        if step.operation in _VIEWS | _ACTIVATIONS and len(step.inputs) == 1:
+        if step.operation in VIEWS | ACTIVATIONS and len(step.inputs) == 1:
             return step.inputs[0]
-        if step.operation in _SCALES:
+        if step.operation in SCALES:
             if len(step.inputs) == 1:
                 return step.inputs[0]
             # A gate is smaller than what it scales, or was made from it.
-            first, second = sorted(step.inputs, key=lambda s: (-_numel(s), s.number))
-            if _numel(first) > _numel(second) or second.ancestors >> first.number & 1:
+            first, second = sorted(step.inputs, key=lambda s: (-numel(s), s.number))
+            if numel(first) > numel(second) or second.ancestors >> first.number & 1:
                 return first
         return None
 
     def _ends_block(self, step: Step) -> bool:
         """A module's output that a residual sum, a concatenation or a chain's activation makes."""
-        before = step.inputs[0] if step.operation in _ACTIVATIONS else step
+        before = step.inputs[0] if step.operation in ACTIVATIONS else step
         joins = before.operation in ("add", "cat")
         return self._is_map(step) and bool(step.outputs_of) and joins
-
-
-def _cut(step: Step, start: Step) -> bool:
-    """Whether a step is a part of `start`: Res2Net adds one slice to what another has become."""
-    while step is not start and len(step.inputs) == 1:
-        if step.operation in _CUTS:
-            return True
-        step = step.inputs[0]
-    return False
-
-
-def _mixes_tokens(step: Step) -> bool:
-    """Whether positions are weighted by what stands at others: attention in transformers."""
-    if "scaled_dot_product" in step.operation:
-        return True
-    # A pooled context is no such thing.
-    products = step.operation in ("bmm", "baddbmm") and len(set(step.inputs)) > 1
-    return products and min(step.shape[-2:]) > 1
-
-
-def _source(step: Step) -> Step:
-    """What a step is a view of."""
-    while step.operation in _VIEWS and len(step.inputs) == 1:
-        step = step.inputs[0]
-    return step
-
-
-def _summands(step: Step) -> Iterator[Step]:
-    for part in step.inputs:
-        yield from _summands(part) if part.operation == "add" else (part,)
-
-
-def _numel(step: Step) -> int:
-    return reduce(lambda a, b: a * b, step.shape, 1)
 
 
 def find_places(model: nn.Module, graph: Graph, placement: str = "norm") -> list[Place]:
@@ -301,8 +288,9 @@ def by_modules(
     finder, outputs = Finder(model, graph), graph.outputs()
     found = []
     for name in names:
-        step = outputs.get(name)
+        named = norm_of(name, finder.modules)
+        step = outputs.get(named)
         if step is None or len(step.shape) < 3:
             raise missing(name)
-        found.append(finder._place(name, step, "named"))
+        found.append(finder._norm_and_act(named, step, "named"))
     return found

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sgekit.models.insertion.host import own_class
-from sgekit.models.insertion.places import is_norm
+from sgekit.models.insertion.places import bends, norm_of
 
 # Where forwards are defined that are linear in the layer's weight and bias.
 _LINEAR_IN_WEIGHTS = (
@@ -13,13 +13,6 @@ _LINEAR_IN_WEIGHTS = (
     "timm.layers.mixed_conv2d", "timm.layers.norm", "timm.layers.norm_act",
     "torchvision.ops.misc", "torchvision.models.convnext",
 )  # fmt: skip
-
-
-def norm_of(name: str, modules: dict[str, nn.Module]) -> str:
-    """The norm before a place between one of timm's norms and its activation, or the place."""
-    parent = name.rpartition(".")[0]
-    between = name.rpartition(".")[2] == "drop" and is_norm(modules.get(parent, nn.Identity()))
-    return parent if between else name
 
 
 def weights_behind(model: nn.Module, name: str) -> list[Tensor]:
@@ -46,10 +39,9 @@ def rescale(model: nn.Module, name: str, factor: float) -> bool:
 def _output_weights(module: nn.Module, *, between: bool) -> list[Tensor]:
     """The tensors that the module's output is linear in; none where that isn't known."""
     home = own_class(module).forward.__module__
-    bends = not between and not isinstance(getattr(module, "act", None), nn.Identity | None)
     if home == "timm.layers.std_conv" and getattr(module, "gain", None) is not None:
         names = ("gain", "bias")  # the weight is standardised, so its scale says nothing
-    elif home in _LINEAR_IN_WEIGHTS and not bends:
+    elif home in _LINEAR_IN_WEIGHTS and (between or not bends(module)):
         names = ("weight", "bias")
     else:
         return []
