@@ -1,8 +1,9 @@
 """One image file or blob to an upright RGB image, and the search for those that cannot be read."""
 
+import contextlib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from sgekit.data.contract import Split
 from sgekit.errors import InputError
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     """RGB, turned upright by its EXIF orientation; transparent pixels over white.
 
     16-bit and floating-point images are scaled to 8 bits: by 1/257 where the values need
-    more than 8 bits, floats by 255 where they end at 1.
+    more than 8 bits, floats by 255 where they end at 1. With upright=False the orientation is
+    left as it is stored.
     """
-    image = ImageOps.exif_transpose(image)
+    if upright:
+        image = ImageOps.exif_transpose(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
         paper = Image.new("RGBA", layer.size, (255, 255, 255, 255))
@@ -37,10 +40,16 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
 
     Raises InputError where the file is missing, truncated or no image.
     """
+    opened = io.BytesIO(source) if isinstance(source, bytes) else source
+    with reading(name), Image.open(opened) as image:
+        return to_rgb(image)
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Whatever Pillow raises in the block, as an InputError that says `name`."""
     try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(opened) as image:
-            return to_rgb(image)
+        yield
     except UnidentifiedImageError:
         raise InputError(f"{name} is not an image; {_ADVICE}") from None
     except FileNotFoundError:
@@ -78,16 +87,17 @@ def unreadable(split: Split) -> set[int]:
             return True
         return False
 
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         return {i for i, bad in enumerate(pool.map(failed, range(len(split)))) if bad}
 
 
-def _threads() -> int:
+def threads() -> int:
+    """How many threads read files: a few more than cores, since some of them wait."""
     return min(16, (os.cpu_count() or 1) + 2)
 
 
 def _first_error(check: Callable[[str], None], paths: Sequence[str]) -> None:
-    with ThreadPoolExecutor(_threads()) as pool:
+    with ThreadPoolExecutor(threads()) as pool:
         try:
             for _ in pool.map(check, paths, chunksize=64):
                 pass
