@@ -9,7 +9,7 @@ from tests.libraries.optional import library
 
 nets = library("monai.networks.nets")
 
-VOLUME, SIGNAL = (2, 1, 32, 32, 32), (2, 1, 128)
+VOLUME, SIGNAL = (2, 1, 24, 24, 24), (2, 1, 128)
 
 
 def resnet(dims: int, shape: tuple[int, ...]) -> Case:
