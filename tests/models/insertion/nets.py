@@ -1,6 +1,7 @@
 """Small networks, one for each way that blocks are made."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,14 +156,14 @@ def norm(channels: int = CHANNELS) -> nn.BatchNorm2d:
     return made
 
 
-def net(*blocks: nn.Module, stem: nn.Module | None = None) -> nn.Sequential:
+def net(*blocks: nn.Module, stem: nn.Module | None = None) -> Any:
     """A stem, `blocks` and a mean over the positions."""
     parts = OrderedDict(stem=stem or conv(3), blocks=nn.Sequential(*blocks))
     parts["head"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(parts)
 
 
-def basic() -> nn.Sequential:
+def basic() -> Any:
     """Two residual blocks that end in "blocks.0.branch.4" and "blocks.1.branch.4"."""
     return net(Residual(chain(norm())), Residual(chain(norm())))
 

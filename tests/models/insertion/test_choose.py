@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from sgekit.errors import InputError
@@ -107,7 +107,7 @@ WRONG: dict[str, tuple[Where, str]] = {
     "no names": ([], r"where names no module; leave it out"),
     "function true for none": (lambda *_: False, r"where\(\) is true for no module"),
     "number": (3, r'where is "auto", a name or pattern.*not 3'),  # type: ignore[dict-item]
-    "numbers": ([3], r"not \[3\]"),  # type: ignore[list-item, dict-item]
+    "numbers": ([3], r"not \[3\]"),  # type: ignore[list-item]
     "not called": ("pair.unused", r"'pair.unused' is not called"),
     "two maps": ("pair", r"'pair' does not return a map"),
     "nothing computed": ("same", r"'same' does not return a map"),

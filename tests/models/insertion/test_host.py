@@ -14,21 +14,20 @@ from torchvision.models import resnet18
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from sgekit.models.insertion import insert, remove
+from sgekit.models.insertion import insert, remove, synchronize_norms
 from sgekit.models.insertion.host import Host, is_host
-from sgekit.models.insertion.sync import synchronize_norms
 from sgekit.modules import SpatialGroupEnhance
 from tests.models.insertion.nets import CHANNELS, Parallel, basic, conv, image, net, norm
 
 PLACES = ["blocks.0.branch.4", "blocks.1.branch.4"]
 
 
-def with_attention(**options: Any) -> nn.Module:
+def with_attention(**options: Any) -> Any:
     """The two blocks, with attention that has been trained."""
     torch.manual_seed(0)
     model = basic().eval()
     for name in insert(model, groups=4, **options):
-        nn.init.normal_(model.get_submodule(name).weight)  # type: ignore[arg-type]
+        nn.init.normal_(model.get_submodule(name).weight)
     return model
 
 
@@ -72,7 +71,7 @@ def test_copies(way: str) -> None:
     x, before = image(), model(image())
     assert torch.equal(other(x), before)
     for name in PLACES:
-        nn.init.zeros_(other.get_submodule(name).attention.weight)  # type: ignore[union-attr, arg-type]
+        nn.init.zeros_(other.get_submodule(name).attention.weight)
     assert not torch.equal(other(x), before)
     assert torch.equal(model(x), before)
     assert remove(other) == [f"{name}.attention" for name in PLACES]
@@ -111,7 +110,7 @@ def test_half_precision_stays_half_behind_a_buffer() -> None:
 
 def test_layers_are_made_like_what_is_around_them() -> None:
     model = basic().to(torch.float64).train()
-    model.blocks[1].eval()  # type: ignore[index, union-attr]
+    model.blocks[1].eval()
     layers: list[Any] = [model.get_submodule(name) for name in insert(model, groups=2)]
     assert [layer.training for layer in layers] == [True, False]
     assert all(layer.weight.dtype == torch.float64 for layer in layers)
@@ -143,7 +142,8 @@ def test_compiled_whole() -> None:
 def test_exported() -> None:
     model = with_attention()
     program = torch.export.export(model, (image(),))
-    torch.testing.assert_close(program.module()(image()), model(image()))
+    exported: Any = program.module()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(exported(image()), model(image()))
 
 
 def test_symbolic_tracing_and_feature_extraction() -> None:
@@ -152,7 +152,7 @@ def test_symbolic_tracing_and_feature_extraction() -> None:
     x = image(64)
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), model(x))
     features = create_feature_extractor(model, ["layer1.0.bn2", "layer3"])(x)
-    seen = {}
+    seen: dict[str, Tensor] = {}
     model.layer1[0].bn2.register_forward_hook(lambda *args: seen.update(out=args[2].clone()))
     model(x)
     torch.testing.assert_close(features["layer1.0.bn2"], seen["out"])

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import BatchNormAct2d, ScaledStdConv2d, StdConv2d
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.spectral_norm import spectral_norm
@@ -31,21 +32,21 @@ C = CHANNELS
 SCALE = "attention_scale"
 
 
-def frozen() -> nn.Module:
+def frozen() -> Any:
     made, trained = FrozenBatchNorm2d(C), norm()
     made.load_state_dict(trained.state_dict())
     return made
 
 
-def pruned() -> nn.Module:
+def pruned() -> Any:
     made = conv()
-    prune.l1_unstructured(made, "weight", amount=0.3)
+    prune.l1_unstructured(made, "weight", amount=0.3)  # type: ignore[no-untyped-call]
     return made
 
 
-def gained() -> nn.Module:
-    made = ScaledStdConv2d(C, C, 3, padding=1)
-    nn.init.uniform_(made.gain, 0.5, 1.5)
+def gained() -> Any:
+    made: nn.Module = ScaledStdConv2d(C, C, 3, padding=1)
+    nn.init.uniform_(made.gain, 0.5, 1.5)  # type: ignore[arg-type]
     return made
 
 
@@ -53,7 +54,7 @@ class OwnConv(nn.Conv2d):
     """Bends its weight in a forward pass of its own."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight.tanh(), self.bias)
+        return self._conv_forward(x, self.weight.tanh(), self.bias)  # type: ignore[no-any-return]
 
 
 # What ends the branch, and whether its weights can hold the factor.
@@ -82,7 +83,7 @@ ENDS: dict[str, tuple[Callable[[], nn.Module], bool]] = {
 }
 
 
-def randomised(end: nn.Module) -> nn.Module:
+def randomised(end: nn.Module) -> Any:
     for module in end.modules():
         if isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.InstanceNorm2d) and (
             module.weight is not None
@@ -156,9 +157,9 @@ def test_shared_weights_are_left_alone() -> None:
     model = basic().eval()
     first, second = (model.get_submodule(f"blocks.{i}.branch.4") for i in range(2))
     second.weight = first.weight
-    before, weight = model(image()), first.weight.clone()  # type: ignore[operator]
+    before, weight = model(image()), first.weight.clone()
     insert(model, where="blocks.0.branch.4", groups=4)
-    assert torch.equal(first.weight, weight)  # type: ignore[arg-type]
+    assert torch.equal(first.weight, weight)
     assert "blocks.0.branch.4.attention_scale" in model.state_dict()
     torch.testing.assert_close(model(image()), before)
 
@@ -177,7 +178,7 @@ def test_parametrized_after_insertion() -> None:
     model = basic().eval()
     insert(model, groups=4)
     before = model(image())
-    parametrize.register_parametrization(model.blocks[0].branch[3], "weight", nn.Identity())  # type: ignore[index, union-attr]
+    parametrize.register_parametrization(model.blocks[0].branch[3], "weight", nn.Identity())
     torch.testing.assert_close(model(image()), before)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 from sgekit.errors import InputError
@@ -52,7 +53,7 @@ def test_all() -> None:
     before, state = model(image()), state_of(model)
     assert insert(model, groups=4) == NAMES
     for name in NAMES:
-        nn.init.normal_(model.get_submodule(name).weight)  # type: ignore[arg-type]
+        nn.init.normal_(model.get_submodule(name).weight)
     assert remove(model) == NAMES
     now = state_of(model)
     assert now[1] == state[1]
@@ -79,7 +80,7 @@ def test_some() -> None:
 
 
 def test_slots_of_timm() -> None:
-    model = timm.create_model("resnet10t").eval()
+    model: Any = timm.create_model("resnet10t").eval()
     state = copy.deepcopy(model.state_dict())
     names = insert(model)
     assert names[0] == "layer1.0.se"
@@ -128,46 +129,47 @@ def test_what_took_a_convolutions_place_stays() -> None:
             remove(model, chosen)
 
 
-def scripted() -> nn.Module:
-    return torch.jit.script(basic())  # type: ignore[no-any-return]
+def scripted() -> Any:
+    return torch.jit.script(basic())
 
 
-def partly_scripted() -> nn.Module:
+def partly_scripted() -> Any:
     return net(torch.jit.script(chain(norm())), Residual(chain(norm())))
 
 
-def compiled_in_place() -> nn.Module:
+def compiled_in_place() -> Any:
     model = basic()
-    model.blocks.compile()  # type: ignore[union-attr, operator]
+    model.blocks.compile()
     return model
 
 
-def quantised() -> nn.Module:
+def quantised() -> Any:
     model = basic()
-    model.head.append(nn.Linear(CHANNELS, 2))  # type: ignore[operator]
-    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+    model.head.append(nn.Linear(CHANNELS, 2))
+    quantised: nn.Module = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})  # type: ignore[no-untyped-call]
+    return quantised
 
 
-def carrying() -> nn.Module:
+def carrying() -> Any:
     model = basic()
     insert(model, where="blocks.1.branch.4", groups=4)
     return model
 
 
-def with_its_own() -> nn.Module:
+def with_its_own() -> Any:
     model = basic()
-    model.blocks[1].branch[4].attention = "own"  # type: ignore[index, union-attr]
+    model.blocks[1].branch[4].attention = "own"
     return model
 
 
-def slot_taken() -> nn.Module:
+def slot_taken() -> Any:
     model: nn.Module = timm.create_model("resnet10t")
     insert(model)
     return model
 
 
-def activation_behind(insertions: int) -> nn.Module:
-    model = net(Residual(chain(timm.layers.BatchNormAct2d(CHANNELS))))
+def activation_behind(insertions: int) -> Any:
+    model = net(Residual(chain(BatchNormAct2d(CHANNELS))))
     for _ in range(insertions):
         insert(model, groups=4)
     return model
@@ -176,7 +178,7 @@ def activation_behind(insertions: int) -> nn.Module:
 NETWORKS: dict[str, tuple[Callable[[], Any], str]] = {
     "no module": (lambda: {}, r"must be a torch.nn.Module, not dict"),
     "scripted": (scripted, r"network itself is scripted or frozen.*before scripting"),
-    "frozen": (lambda: torch.jit.freeze(scripted().eval()), r"scripted or frozen"),  # type: ignore[arg-type]
+    "frozen": (lambda: torch.jit.freeze(scripted().eval()), r"scripted or frozen"),
     "partly scripted": (partly_scripted, r"'blocks.0' is scripted"),
     "compiled": (lambda: torch.compile(basic()), r"network itself is compiled.*before torch.comp"),
     "compiled in place": (compiled_in_place, r"'blocks' is compiled"),

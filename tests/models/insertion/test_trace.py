@@ -108,7 +108,7 @@ class Meddler(nn.Module):
         self.grids.append(x)
         self.sizes["x"] = x
         self.fresh = x
-        self.conv.seen = x  # type: ignore[assignment]
+        self.conv.seen = x
         torch.rand(())
         return self.conv(x)  # type: ignore[no-any-return]
 
