@@ -1,8 +1,10 @@
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sgekit.detection import bootstrap
 from sgekit.detection.bootstrap import METRICS, Interval, metrics, paired_bootstrap
@@ -37,7 +39,9 @@ def worse(world: World, noise: float, seed: int = 0) -> World:
 
 def repeated(world: World, times: NDArray[np.int32]) -> World:
     """Every image as often as drawn, each copy an image of its own; in the order of the ids."""
-    images, annotations, found = [], [], {}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    found: dict[int, dict[str, Tensor]] = {}
     ids = sorted(world.found)
     for image_id, count in zip(ids, times.tolist(), strict=True):
         for _ in range(count):

@@ -1,21 +1,24 @@
 import contextlib
 import copy
+import importlib
 import io
 import json
 import pickle
 from typing import Any
 
-import faster_coco_eval
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from sgekit.detection import matching
 from sgekit.detection.evaluation import CocoEvaluation, Kind, Scores
 from sgekit.errors import InputError
 from tests.detection.random_objects import SIDE, World, random_world
+
+# Without annotations of their own.
+pycoco: Any = importlib.import_module("pycocotools.coco")
+pycocoeval: Any = importlib.import_module("pycocotools.cocoeval")
+faster_coco_eval: Any = importlib.import_module("faster_coco_eval")
 
 TWELVE = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
@@ -33,17 +36,17 @@ def twelve(scores: Scores) -> list[float]:
     return [getattr(scores, name) for name in TWELVE]
 
 
-def pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> COCOeval:
+def pycocotools(truth: dict[str, Any], detections: list[dict[str, Any]], kind: Kind) -> Any:
     """Its evaluation; masks without boxes, for with them it takes the boxes' areas."""
     found = copy.deepcopy(detections)
     if kind == "mask":
         for one in found:
             del one["bbox"]
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
+        coco = pycoco.COCO()
         coco.dataset = copy.deepcopy(truth)
         coco.createIndex()
-        done = COCOeval(coco, coco.loadRes(found), "bbox" if kind == "box" else "segm")
+        done = pycocoeval.COCOeval(coco, coco.loadRes(found), "bbox" if kind == "box" else "segm")
         done.evaluate()
         done.accumulate()
         done.summarize()
@@ -60,7 +63,7 @@ def test_every_digit_is_that_of_pycocotools(seed: int, kind: Kind) -> None:
     assert own is not None
     theirs = pycocotools(world.truth, evaluation.detections(), kind)
     assert 0.05 < own.ap < 0.9
-    assert np.nan_to_num(twelve(own), nan=-1).tolist() == theirs.stats.tolist()
+    assert np.array_equal(np.nan_to_num(twelve(own), nan=-1), theirs.stats)
     precision = np.moveaxis(theirs.eval["precision"][..., 2], (3, 0, 2, 1), (0, 1, 2, 3))
     assert np.array_equal(np.nan_to_num(own.curves.precision, nan=-1), precision)
     recall = np.moveaxis(theirs.eval["recall"], 2, 0)
@@ -145,7 +148,7 @@ def test_scores_by_hand() -> None:
 def test_the_overlap_decides_from_which_threshold_on() -> None:
     # 15 of 20 columns: an overlap of exactly 0.75, which is enough at 0.75.
     scores = one_class([([0, 0, 15, 20], 0.9)]).compute().box
-    assert (scores.ap50, scores.ap75) == (pytest.approx(51 / 101), pytest.approx(51 / 101))
+    assert [scores.ap50, scores.ap75] == pytest.approx([51 / 101] * 2)
     assert scores.ar100 == pytest.approx(0.5 * 6 / 10)
 
 

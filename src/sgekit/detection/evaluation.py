@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import faster_coco_eval.core.mask
 import numpy as np
-from faster_coco_eval.core import mask as coder
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +20,9 @@ from sgekit.errors import InputError
 __all__ = ["CocoEvaluation", "DetectionScores", "ImageDetections", "Kind", "Scores", "encode_masks"]
 
 Kind: TypeAlias = Literal["box", "mask"]
+
+# Its annotations are looser than what it returns.
+coder: Any = faster_coco_eval.core.mask
 
 
 @dataclass(frozen=True)

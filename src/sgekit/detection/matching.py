@@ -271,7 +271,7 @@ def _box_overlaps(detected: Floats, annotated: Floats, crowd: Flags) -> Floats:
     both = sides[:, 0] * sides[:, 1]
     area = detected[:, 2] * detected[:, 3]
     whole = np.where(crowd, area, area + annotated[:, 2] * annotated[:, 3] - both)
-    return np.divide(both, whole, out=np.zeros_like(both), where=both > 0)
+    return np.asarray(np.divide(both, whole, out=np.zeros_like(both), where=both > 0))
 
 
 def _within(area: Floats) -> Flags:
