@@ -66,7 +66,7 @@ def draw_detections(
                 )
             _paint_mask(drawn, item.mask, item.colour)
     pen = ImageDraw.Draw(drawn)
-    line = max(2, round(max(drawn.size) / 400))
+    line = max(3, round(max(drawn.size) / 300))
     for item in objects:
         box = tuple(side * scale for side in item.box)
         _paint_box(pen, (box[0], box[1], box[2], box[3]), item.colour, line, drawn.size)
