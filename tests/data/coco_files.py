@@ -43,7 +43,7 @@ def write(root: Path, **splits: dict[str, Any]) -> Path:
         for image in text["images"]:
             file = root / split / str(image["file_name"])
             if not file.exists():
-                picture().save(file)
+                picture().save(file, "PNG")
         path = root / "annotations" / f"instances_{split}.json"
         path.write_text(json.dumps(text), encoding="utf-8")
     return root

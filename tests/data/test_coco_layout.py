@@ -120,8 +120,6 @@ def test_splits_that_cannot_be_chosen(tmp_path: Path) -> None:
 def test_the_same_files_in_both_splits_are_told(tmp_path: Path) -> None:
     root = write(tmp_path, train=content())
     (root / "train").rename(root / "images")
-    shutil.copy(
-        root / "annotations/instances_train.json", root / "annotations/instances_val.json"
-    )
+    shutil.copy(root / "annotations/instances_train.json", root / "annotations/instances_val.json")
     data = open_detection(root)
     assert data.notes == ("4 images both trained and validated on: 1.png, 2.png, 3.png and 1 more",)

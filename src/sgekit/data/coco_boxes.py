@@ -47,9 +47,8 @@ def mend_boxes(columns: CocoColumns, sizes: NDArray[np.int64]) -> Mended:
 
     def tell(chosen: Any, what: str) -> None:
         if chosen.any():
-            some = listed(columns.ids[chosen][:3]) + (" …" if chosen.sum() > 3 else "")
-            boxes_ = counted(int(chosen.sum()), "box", "boxes")
-            notes.append(f"{boxes_} {what} (annotation {some})")
+            number = counted(int(chosen.sum()), "box", "boxes")
+            notes.append(f"{number} {what} (annotation {listed(columns.ids[chosen], 3)})")
 
     empty = (boxes[:, 2:] <= 0).any(axis=1)
     tell(empty, "of no width or height left out")

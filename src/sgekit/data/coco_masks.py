@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgekit.data.coco_json import listed
+from sgekit.data.coco_json import counted, listed
 from sgekit.errors import InputError
 
 NONE, POLYGONS, RUNS, TEXT = range(4)
@@ -154,8 +154,9 @@ def store(
         )
     if not short:
         return packed, ()
-    some = listed(ids[list(dict.fromkeys(short))][:3]) + (" …" if len(short) > 3 else "")
-    return packed, (f"{len(short):,} polygons of fewer than three points left out ({some})",)
+    some = listed(ids[list(dict.fromkeys(short))], 3)
+    what = counted(len(short), "polygon")
+    return packed, (f"{what} of fewer than three points left out (annotation {some})",)
 
 
 def _check_size(segmentation: dict[str, Any], size: NDArray[np.int64]) -> None:
