@@ -97,6 +97,7 @@ class Finder:
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.graph = graph
         self.modules = dict(model.named_modules())
+        self._enlarging = [s.number for s in graph.steps if s.operation.startswith("upsample")]
         self._depth = [int(step.operation in WEIGHTS) for step in graph.steps]
         self._mixing = [step.number for step in graph.steps if mixes_tokens(step)]
 
@@ -124,8 +125,13 @@ class Finder:
             if step.operation == "add" and len(step.inputs) == 2:
                 a, b = step.inputs
                 maps = a.shape == b.shape and len(a.shape) == self.graph.spatial + 2
-                if maps and (found := self._order(a, b)):
+                if maps and (found := self._order(a, b)) and not self._enlarges(*found):
                     yield found
+
+    def _enlarges(self, branch: Step, start: Step) -> bool:
+        """Whether maps are enlarged on the branch's way: heads and pyramids, not blocks, do so."""
+        way = branch.ancestors & ~start.ancestors
+        return any(way >> n & 1 for n in self._enlarging)
 
     # The rules.
 

@@ -41,7 +41,7 @@ class Graph:
     steps: list[Step]
     calls: dict[str, int]
     spatial: int
-    """The number of spatial dimensions of the network's input."""
+    """The number of spatial dimensions of the network's maps."""
 
     def outputs(self) -> dict[str, Step]:
         """The last result of every module that computed one tensor."""
@@ -144,8 +144,10 @@ def _run(
         watcher.note(tensor, "input", [])
     with _kept(model), torch.no_grad(), _watched(model, watcher), watcher:
         functional_call(model.eval(), placed, positional, keywords)
-    shapes = [t.ndim - 2 for t in _tensors((positional, keywords)) if t.ndim > 2]
-    return Graph(watcher.steps, watcher.calls, shapes[0] if shapes else 0)
+    # Of the first convolution's output: a detector takes a list of pictures without a batch.
+    maps = [len(step.shape) for step in watcher.steps if step.operation == "convolution"]
+    maps += [t.ndim for t in _tensors((positional, keywords)) if t.ndim > 2]
+    return Graph(watcher.steps, watcher.calls, maps[0] - 2 if maps else 0)
 
 
 @contextmanager
