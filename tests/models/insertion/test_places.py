@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 from timm.layers.drop import DropPath
-from timm.layers.norm import LayerNorm2d, RmsNorm2d
+from timm.layers.norm import LayerNorm2d, RmsNorm, RmsNorm2d
 from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.squeeze_excite import SqueezeExcite
 from torch import nn
@@ -91,6 +91,13 @@ def test_channels_last_is_seen(kind: str) -> None:
     assert find_places(first, trace(first))[0].channel_dim == 1
 
 
+def test_the_weight_of_an_own_norm_tells() -> None:
+    model = net(Residual(Permuted(nn.Linear(C, C), RmsNorm(C))))
+    place = find_places(model, trace(model))[0]
+    assert (place.name, place.channel_dim) == ("blocks.0.branch.inner.1", -1)
+    assert place.channels == C
+
+
 def test_layer_norm_of_whole_maps_has_channels_first() -> None:
     model = net(Residual(chain(nn.LayerNorm((C, 6, 6)))))
     place = find_places(model, trace(model, torch.zeros(1, 3, 6, 6)))[0]
@@ -118,6 +125,14 @@ def test_the_deeper_summand_is_the_branch() -> None:
 
     model = net(Swapped(chain(BN(C)), nn.Conv2d(C, C, 1)))
     assert names(model, "residual") == ["blocks.0.branch.4"]
+
+
+def test_a_block_with_norm_in_its_name_is_none() -> None:
+    class ConvNormScale(nn.Sequential):
+        """A convolution, a norm and a layer scale."""
+
+    model = net(Residual(ConvNormScale(conv(), BN(C), Scale(C, 1, 1))))
+    assert names(model, "residual") == ["blocks.0.branch.1"]
 
 
 def test_dense_blocks() -> None:

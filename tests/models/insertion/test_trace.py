@@ -197,6 +197,7 @@ class First(Several):
     """Takes a list of images."""
 
     def forward(self, x: Any, *, label: Any = None) -> Tensor:
+        assert isinstance(x, list)
         return self.stem(torch.stack(x))  # type: ignore[no-any-return]
 
 
