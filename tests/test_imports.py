@@ -17,6 +17,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ops", "data"),
     ("modules",),
     ("models", "analysis"),
+    ("detection",),
     ("training",),
     ("comparison",),
     ("cli",),

@@ -12,6 +12,7 @@ _PLACES = {
     "spatial_group_enhance": "sgekit.ops",
     "SpatialGroupEnhance": "sgekit.modules",
     "ATTENTION": "sgekit.modules",
+    "create_detector": "sgekit.detection",
     "create_model": "sgekit.models",
     "insert": "sgekit.models",
     "load_checkpoint": "sgekit.models",
@@ -24,6 +25,7 @@ __all__ = [
     "InputError",
     "SpatialGroupEnhance",
     "__version__",
+    "create_detector",
     "create_model",
     "insert",
     "load_checkpoint",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sgekit.detection import create_detector
     from sgekit.errors import InputError
     from sgekit.models import create_model, insert, load_checkpoint, remove
     from sgekit.modules import ATTENTION, SpatialGroupEnhance

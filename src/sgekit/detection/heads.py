@@ -1,0 +1,123 @@
+"""The detectors themselves: torchvision's, and the cascade on torchvision's."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from sgekit.detection.backbone import CHANNELS, PyramidBackbone
+from sgekit.detection.cascade import STAGES, CascadeRoIHeads, ClassAgnosticPredictor
+from sgekit.detection.norms import group_norm
+
+WIDTH = 1024
+"""Of the box heads' hidden layers."""
+ROI = 7
+"""Pixels a side of what RoIAlign gives the box heads."""
+
+
+def rcnn(
+    backbone: PyramidBackbone,
+    num_classes: int,
+    anchors: AnchorGenerator,
+    options: dict[str, Any],
+    *,
+    masks: bool,
+    cascade: bool,
+    normed: bool,
+) -> nn.Module:
+    """Faster, Mask or Cascade R-CNN. `normed`: GroupNorm in the heads, and four convolutions and
+    one linear layer for boxes in place of two linear ones (arXiv 1803.08494, section 4.2)."""
+    cls = MaskRCNN if masks else FasterRCNN
+    given: dict[str, Any] = {"num_classes": num_classes + 1, "rpn_anchor_generator": anchors}
+    if cascade:
+        # Two lists, so the class may not make a predictor of its own and asks for no number.
+        given["num_classes"] = None
+        given["box_head"] = nn.ModuleList(_box_head(normed) for _ in STAGES)
+        given["box_predictor"] = nn.ModuleList(
+            ClassAgnosticPredictor(WIDTH, num_classes) for _ in STAGES
+        )
+        if masks:
+            given["mask_predictor"] = MaskRCNNPredictor(256, 256, num_classes + 1)
+    elif normed:
+        given["box_head"] = _box_head(normed)
+    if masks and normed:
+        given["mask_head"] = MaskRCNNHeads(CHANNELS, (256,) * 4, 1, norm_layer=group_norm)
+    model: Any = cls(backbone, **given, **options)
+    if cascade:
+        model.roi_heads = CascadeRoIHeads(model.roi_heads)
+    for head in (model.rpn.head, model.roi_heads.box_predictor, model.roi_heads.mask_predictor):
+        for module in head if isinstance(head, nn.ModuleList) else [head]:
+            if module is not None:
+                module.register_forward_hook(in_full_precision)
+    return model  # type: ignore[no-any-return]
+
+
+def retinanet(
+    backbone: PyramidBackbone,
+    num_classes: int,
+    anchors: AnchorGenerator,
+    options: dict[str, Any],
+    *,
+    normed: bool,
+) -> nn.Module:
+    """RetinaNet. `normed`: GroupNorm in the two towers."""
+    head = RetinaNetHead(
+        CHANNELS,
+        anchors.num_anchors_per_location()[0],
+        num_classes + 1,
+        norm_layer=group_norm if normed else None,
+    )
+    head.register_forward_hook(in_full_precision)
+    head.register_forward_hook(_without_background)
+    model: nn.Module = RetinaNet(
+        backbone, num_classes + 1, anchor_generator=anchors, head=head, **options
+    )
+    return model
+
+
+def anchors(sizes: Sequence[float], ratios: Sequence[float], *, scales: int) -> AnchorGenerator:
+    """Anchors of one size a level, or of `scales` sizes a third of an octave apart.
+
+    RetinaNet's are rounded down to whole pixels, as torchvision's.
+    """
+    steps = [2 ** (step / scales) for step in range(1, scales)]
+    every = tuple((size, *(int(size * step) for step in steps)) for size in sizes)
+    return AnchorGenerator(every, (tuple(ratios),) * len(every))
+
+
+def in_full_precision(module: nn.Module, inputs: Any, out: Any) -> Any:
+    """A hook: what a head says of boxes in float32 under autocast.
+
+    Boxes are decoded in the type of the deltas. In bfloat16 a coordinate above 1024 is known to
+    8 pixels, in float16 to one.
+    """
+    return tree_map(_widened, out)
+
+
+def _without_background(head: nn.Module, inputs: Any, out: dict[str, Tensor]) -> None:
+    """A hook: torchvision's RetinaNet scores class 0 too, which no object has."""
+    if not head.training:
+        out["cls_logits"][..., 0] = -torch.inf
+
+
+def _widened(value: Any) -> Any:
+    # A network in half precision throughout has its features and boxes in one type.
+    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
+    return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
+
+
+def _box_head(normed: bool) -> nn.Module:
+    make: Callable[..., nn.Module] = (
+        partial(FastRCNNConvFCHead, (CHANNELS, ROI, ROI), [256] * 4, [WIDTH], norm_layer=group_norm)
+        if normed
+        else partial(TwoMLPHead, CHANNELS * ROI**2, WIDTH)
+    )
+    return make()
