@@ -53,7 +53,7 @@ CASES = {
         r"no category's: 1 \(category_id 7\); the categories are 1 cell, 2 platelet",
     ),
     "image_id as text": (change("image_id", "1"), r"no whole number in: annotations\[0\] \('1'\)"),
-    "id beyond 64 bits": (change("id", 1 << 70), "beyond 2"),
+    "id beyond 64 bits": (change("id", 1 << 70), "more than 64 bits"),
     "image id missing": (change("id", None, "images"), r"no whole number in: images\[0\] \(None\)"),
     "image ids twice": (change("id", 2, "images"), "several images have the id: 2"),
     "annotation ids twice": (change("id", 2), "several annotations have the id: 2"),

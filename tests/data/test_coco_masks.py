@@ -1,5 +1,6 @@
 """Polygons, run lengths and compressed run lengths against COCO's own decoder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from faster_coco_eval.core import mask as coco_mask
 
+from sgekit.data import coco_masks
 from sgekit.data.coco_masks import paint, text_runs
 from sgekit.data.detection import DetectionData, open_detection
 from sgekit.data.scenes_export import run_lengths
@@ -112,9 +114,9 @@ BAD = {
     "nothing": ({"size": [48, 64], "counts": []}, "do not add up"),
     "negative": ({"size": [48, 64], "counts": [3080, -8]}, "do not add up"),
     "no counts": ({"size": [48, 64]}, "no counts"),
-    "fractions": ({"size": [48, 64], "counts": [1.5, 3070.5]}, "float"),
+    "fractions": ({"size": [48, 64], "counts": [1.5, 3070.5]}, "do not add up"),
     "odd": ([[1, 2, 3, 4, 5, 6, 7]], "an odd number of coordinates"),
-    "words": ([["a", "b", "c", "d", "e", "f"]], "must be real number"),
+    "words": ([["a", "b", "c", "d", "e", "f"]], "neither polygons nor run lengths"),
     "far away": ([[1, 1, 1e6, 1, 1e6, 9]], "points far outside"),
     "not a number": ([[1, 1, float("nan"), 1, 8, 9]], "points far outside"),
     "text": ("0 0 1 1", "neither polygons nor run lengths"),
@@ -130,5 +132,40 @@ def test_what_is_no_mask(tmp_path: Path, segmentation: Any, message: str) -> Non
 @pytest.mark.parametrize("counts", ["", "P", "\x00", "0000", "ooooooooooooo0"])
 def test_compressed_codes_that_are_broken(tmp_path: Path, counts: str) -> None:
     data = with_masks(tmp_path, {"size": list(SIZE), "counts": counts})
-    with pytest.raises(InputError, match=r"segmentation of annotation 1 cannot be decoded"):
+    with pytest.raises(InputError, match=r"segmentation of annotation 1 is no mask of its picture"):
         data.train[0]
+
+
+def test_of_many_segmentations_some_are_checked_when_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coco_masks, "_ALL_CHECKED", 2)
+    short = [[1, 1, 5, 5]]
+    far = [[1, 1, 1e6, 1, 1e6, 9]]
+    data = with_masks(tmp_path, TRIANGLE, far, TRIANGLE)
+    with pytest.raises(InputError, match=r"annotation 2 is no mask .*far outside"):
+        data.train[0]
+    with pytest.raises(InputError, match=r"annotation 2 is no mask .*far outside"):
+        data.train.ground_truth()
+    # Whatever may be no mask at all, and run lengths, are always looked at.
+    assert not with_masks(tmp_path, TRIANGLE, short, TRIANGLE).masks
+    with pytest.raises(InputError, match="do not add up"):
+        with_masks(tmp_path, TRIANGLE, {"size": list(SIZE), "counts": [7]}, TRIANGLE)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("key", ["more", "@"])
+def test_json_of_any_form(tmp_path: Path, indent: int | None, encoding: str, key: str) -> None:
+    data = with_masks(tmp_path, TRIANGLE, plain(blob(1)), compressed(blob(2)))
+    path = tmp_path / "annotations/instances_train.json"
+    text = json.loads(path.read_text())
+    # Text that looks like a segmentation, and another encoding.
+    text["annotations"][0][key] = "own"
+    text["info"] = {"description": 'a "segmentation": [[1, 2]] in words', "segmentation": [[1]]}
+    path.write_text(json.dumps(text, indent=indent), encoding=encoding)
+    other = open_detection(tmp_path)
+    masks, same = data.train[0][1].masks, other.train[0][1].masks
+    assert masks is not None
+    assert same is not None
+    assert np.array_equal(masks, same)

@@ -13,7 +13,8 @@ from sgekit.data.coco_boxes import corners, mend_boxes
 from sgekit.data.coco_files import Pictures, find_files
 from sgekit.data.coco_json import CocoColumns, counted, listed, read_columns
 from sgekit.data.coco_layout import choose_json, image_folders
-from sgekit.data.coco_masks import NONE, Segmentations, store
+from sgekit.data.coco_masks import Segmentations, store
+from sgekit.data.coco_parse import without_collector
 from sgekit.data.detection import DetectionData, Target
 from sgekit.data.splits import hold_out
 from sgekit.errors import InputError
@@ -99,7 +100,9 @@ class CocoSplit:
                     "iscrowd": int(self.crowd[i]),
                 }
                 if self.segmentations is not None:
-                    note["segmentation"] = self.segmentations.coco(i, (height, width))
+                    note["segmentation"] = self.segmentations.coco(
+                        i, (height, width), int(self.ids[i])
+                    )
                 annotations.append(note)
         categories = [{"id": k, "name": name} for k, name in enumerate(self.classes, 1)]
         return {
@@ -121,15 +124,14 @@ def open_coco(
     """
     train_json, val_json, val_name = choose_json(root, eval_split)
     paths = [train_json] if val_json is None else [train_json, val_json]
-    files = [read_columns(path) for path in paths]
+    with without_collector():
+        files = [read_columns(path) for path in paths]
     classes, notes = _classes(files)
     splits = []
     for columns in files:
         split, told = _split(root, columns, classes, skip_bad)
         splits.append(split)
         notes += [f"{columns.path.name}: {note}" for note in told]
-        # Tens of millions of lists, of which the split keeps what it needs.
-        columns.segmentations.clear()
     masks, partly = _masks(splits)
     if not masks:
         splits = [replace(split, segmentations=None) for split in splits]
@@ -189,7 +191,7 @@ def _split(
     kept = mended.kept[order]
     where = columns.where[kept]
     segmentations, told = store(
-        [columns.segmentations[i] for i in kept], columns.ids[kept], sizes[where], columns.path
+        columns.text, columns.spans[kept], columns.ids[kept], sizes[where], columns.path
     )
     known = np.array(list(columns.categories), dtype=np.int64)
     labels = [classes.index(n) + 1 if n in classes else 0 for n, _ in columns.categories.values()]
@@ -214,17 +216,16 @@ def _only(columns: CocoColumns, chosen: NDArray[np.bool_]) -> CocoColumns:
     """The columns with the chosen annotations alone."""
     if chosen.all():
         return columns
-    names = ("ids", "where", "category", "boxes", "area", "crowd")
+    names = ("ids", "where", "category", "boxes", "area", "crowd", "spans")
     kept: dict[str, Any] = {name: getattr(columns, name)[chosen] for name in names}
-    kept["segmentations"] = [columns.segmentations[i] for i in np.flatnonzero(chosen)]
     return replace(columns, **kept)
 
 
 def _masks(splits: Sequence[CocoSplit]) -> tuple[bool, list[str]]:
     """Whether every object has a mask, and a note where only some have."""
     stored = [split.segmentations for split in splits if split.segmentations is not None]
-    total = sum(len(s.kinds) for s in stored)
-    lacking = sum(int((s.kinds == NONE).sum()) for s in stored)
+    total = sum(len(s.spans) for s in stored)
+    lacking = sum(s.lacking() for s in stored)
     if lacking in (0, total):
         return lacking == 0, []
     return False, [f"masks not used: {counted(lacking, 'object')} of {total:,} have none"]

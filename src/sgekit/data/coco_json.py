@@ -1,8 +1,6 @@
 """A COCO JSON file as columns: parsed, its fields and ids checked."""
 
-import gc
-import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sgekit.data.coco_parse import parse, spans_of
 from sgekit.errors import InputError
 
 NAMED = 10
@@ -23,7 +22,8 @@ class CocoColumns:
     """M images and N annotations in the file's order; `where` indexes an annotation's image.
 
     sizes (M, 2) are height and width, -1 where the file tells none; boxes (N, 4) are x, y, width,
-    height; area is NaN where there is none. categories maps ids, ascending, to names and
+    height; area is NaN where there is none; spans (N, 2) are begin and end of the segmentation's
+    JSON in text, equal where there is none. categories maps ids, ascending, to names and
     supercategories.
     """
 
@@ -38,7 +38,8 @@ class CocoColumns:
     boxes: NDArray[np.float64]
     area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
-    segmentations: list[Any]
+    spans: NDArray[np.int64]
+    text: bytes
     notes: tuple[str, ...]
 
 
@@ -56,7 +57,7 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 def read_columns(path: Path) -> CocoColumns:
     """Read a COCO JSON file; InputError says what is wrong with it and names ten offenders."""
-    content = _parse(path)
+    content, found = parse(path)
     images = _items(content, "images", path)
     annotations = _items(content, "annotations", path)
     categories = _categories(_items(content, "categories", path), path)
@@ -65,10 +66,7 @@ def read_columns(path: Path) -> CocoColumns:
     if not categories:
         raise InputError(f"{path} lists no categories; without classes there is nothing to learn")
 
-    def refuse(what: str, bad: Sequence[object], advice: str) -> None:
-        if len(bad):
-            raise InputError(f"{path}: {what}: {listed(bad)}; {advice}")
-
+    refuse = _Refuse(path)
     notes: list[str] = []
     files = [image.get("file_name") for image in images]
     strange = [i for i, name in enumerate(files) if not (isinstance(name, str) and name)]
@@ -115,35 +113,24 @@ def read_columns(path: Path) -> CocoColumns:
         boxes=_boxes(annotations, ids, refuse),
         area=_numbers([note.get("area") for note in annotations], "area", ids, refuse),
         crowd=np.array([bool(flag) for flag in crowd], dtype=np.bool_),
-        segmentations=[note.get("segmentation") for note in annotations],
+        spans=spans_of(annotations, found),
+        text=bytes(found.text),
         notes=tuple(notes),
     )
 
 
-_Refuse = Callable[[str, Sequence[object], str], None]
+@dataclass(frozen=True)
+class _Refuse:
+    """Raises where there is anything bad; `error` is what it raises."""
 
+    path: Path
 
-def _parse(path: Path) -> dict[str, Any]:
-    collecting = gc.isenabled()
-    # The collector would walk the millions of new lists again and again: twice the time.
-    gc.disable()
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read ({problem.strerror or problem})") from None
-    except (ValueError, RecursionError) as problem:
-        raise InputError(
-            f"{path} is not valid JSON ({problem}); it may be cut short: copy or export it again"
-        ) from None
-    finally:
-        if collecting:
-            gc.enable()
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path} holds a {type(content).__name__}; COCO JSON is an object with images, "
-            "annotations and categories"
-        )
-    return content
+    def __call__(self, what: str, bad: Sequence[object], advice: str) -> None:
+        if bad:
+            raise self.error(what, bad, advice)
+
+    def error(self, what: str, bad: Sequence[object], advice: str) -> InputError:
+        return InputError(f"{self.path}: {what}: {listed(bad)}; {advice}")
 
 
 def _items(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
@@ -189,9 +176,12 @@ def _whole(items: list[dict[str, Any]], key: str, what: str, refuse: _Refuse) ->
             [f"{what}[{i}] ({values[i]!r})" for i, good in enumerate(whole) if not good],
             "ids are whole numbers",
         )
-    far = [f"{what}[{i}] ({v})" for i, v in enumerate(values) if not -(2**53) < v < 2**53]  # type: ignore[operator]
-    refuse(f"{key} is beyond 2^53 in", far, "use smaller numbers")
-    return np.array(values, dtype=np.int64)
+        values = [int(v or 0) for v in values]
+    try:
+        return np.array(values, dtype=np.int64)
+    except OverflowError:
+        far = [f"{what}[{i}] ({v})" for i, v in enumerate(values) if abs(v or 0) >= 2**63]
+    raise refuse.error(f"{key} has more than 64 bits in", far, "number them anew")
 
 
 def _twice(values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -243,10 +233,12 @@ def _is_box(box: object) -> bool:
 def _numbers(
     values: list[Any], key: str, ids: NDArray[np.int64], refuse: _Refuse
 ) -> NDArray[np.float64]:
-    good = [v is None or (type(v) in (int, float) and abs(v) < _FAR) for v in values]
-    refuse(
+    try:
+        return np.array(values, dtype=np.float64).reshape(len(ids))
+    except (TypeError, ValueError, OverflowError):
+        good = [v is None or (type(v) in (int, float) and abs(v) < _FAR) for v in values]
+    raise refuse.error(
         f"{key} is no number in",
         [f"annotation {ids[i]} ({values[i]!r})" for i, fine in enumerate(good) if not fine],
         "write pixels, or leave it out",
     )
-    return np.array(values, dtype=np.float64)

@@ -1,11 +1,11 @@
-"""COCO's polygons and run lengths, stored as flat arrays and decoded for one image at a time."""
+"""COCO's polygons and run lengths, kept as text and decoded for one image at a time."""
 
 import importlib.util
-from array import array
-from collections.abc import Sequence
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,191 +13,188 @@ from numpy.typing import NDArray
 from sgekit.data.coco_json import counted, listed
 from sgekit.errors import InputError
 
-NONE, POLYGONS, RUNS, TEXT = range(4)
+Code: TypeAlias = list[list[float]] | dict[str, Any]
+
+# Looking at a segmentation takes some 20 µs. Of more than this many, those that are short or run
+# lengths are looked at when the data are opened, and as many others; the rest when it is read.
+_ALL_CHECKED = 50_000
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentations:
-    """N segmentations without an object of Python for each.
-
-    kinds (N,) says what each is. Its parts are first[n] to first[n + 1]: polygons, or the one run
-    length code; part p is pool[starts[p]:stops[p]] of the pool that its kind has: points (x, y,
-    x, y, …), runs, or text (compressed run lengths).
-    """
+    """N segmentations: the JSON of each is text[spans[n, 0] : spans[n, 1]], empty for none."""
 
     path: Path
-    kinds: NDArray[np.uint8]
-    first: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    points: NDArray[np.float64]
-    runs: NDArray[np.int64]
     text: bytes
+    spans: NDArray[np.int64]
 
-    def complete(self) -> bool:
-        """Whether every annotation has a segmentation."""
-        return bool((self.kinds != NONE).all())
+    def lacking(self) -> int:
+        """How many annotations have no segmentation."""
+        return int((self.spans[:, 0] == self.spans[:, 1]).sum())
 
-    def coco(self, index: int, size: tuple[int, int]) -> list[list[float]] | dict[str, Any]:
-        """The segmentation as it stands in a COCO file whose picture has this (height, width)."""
-        spans, kind = self._spans(index), self.kinds[index]
-        if kind == RUNS:
-            return {"size": list(size), "counts": self.runs[spans[0]].tolist()}
-        if kind == TEXT:
-            return {"size": list(size), "counts": self.text[spans[0]].decode("ascii")}
-        return [self.points[span].tolist() for span in spans]
+    def coco(self, index: int, size: tuple[int, int], number: int) -> Code:
+        """The segmentation as it stands in a COCO file whose picture has this (height, width).
 
-    def _spans(self, index: int) -> list[slice]:
-        parts = range(int(self.first[index]), int(self.first[index + 1]))
-        return [slice(int(self.starts[p]), int(self.stops[p])) for p in parts]
-
-    def _counts(self, index: int, size: tuple[int, int]) -> NDArray[np.int64]:
-        spans, kind = self._spans(index), self.kinds[index]
-        if kind == RUNS:
-            return self.runs[spans[0]]
-        if kind == POLYGONS:
-            return polygon_runs([self.points[span] for span in spans], size)
-        counts = text_runs(self.text[spans[0]])
-        if counts.min() < 0 or counts.sum() != size[0] * size[1]:
-            raise ValueError(f"the counts do not add up to {size[0]} × {size[1]}")
-        return counts
+        Polygons of fewer than three points are left out. InputError, with the annotation's
+        number, for what is no mask of it.
+        """
+        start, stop = self.spans[index]
+        try:
+            return usable(json.loads(self.text[start:stop]), size)[0]
+        except ValueError as problem:
+            raise self._no_mask(number, problem) from None
 
     def masks(
         self, start: int, stop: int, size: tuple[int, int], ids: NDArray[np.int64]
     ) -> NDArray[np.uint8]:
         """The masks of annotations start to stop, (stop - start, H, W) of 0 and 1.
 
-        ids name the annotations in the InputError for run lengths that are no mask of this size.
+        ids name the annotations in the InputError for what is no mask of this size.
         """
         masks = np.zeros((stop - start, *size), dtype=np.uint8)
         for index in range(start, stop):
+            code = self.coco(index, size, int(ids[index]))
             try:
-                paint(masks[index - start], self._counts(index, size))
+                paint(masks[index - start], _runs(code, size))
             except ValueError as problem:
-                raise InputError(
-                    f"{self.path}: the segmentation of annotation {ids[index]} cannot be decoded "
-                    f"({problem}); mend or remove it"
-                ) from None
+                raise self._no_mask(int(ids[index]), problem) from None
         return masks
+
+    def _no_mask(self, number: int, problem: ValueError) -> InputError:
+        return InputError(
+            f"{self.path}: the segmentation of annotation {number} is no mask of its picture "
+            f"({problem}); mend or remove it"
+        )
+
+
+def usable(code: Any, size: tuple[int, int]) -> tuple[Code, int]:
+    """A parsed segmentation fit to be decoded, and how many polygons were too short for it.
+
+    ValueError for what is neither polygons nor run lengths, for run lengths of another size than
+    the picture's, and for polygons that lie far outside it.
+    """
+    if code in ([], {}):
+        return [], 0
+    if isinstance(code, dict):
+        if code.get("size") != list(size):
+            raise ValueError(f"size {code.get('size')}, the picture's is {list(size)}")
+        counts = code.get("counts")
+        if isinstance(counts, list):
+            if not all(type(n) is int and n >= 0 for n in counts) or not _fill(counts, size):
+                raise ValueError("the counts do not add up to the picture")
+        elif not isinstance(counts, str):
+            raise ValueError("no counts")
+        return {"size": list(size), "counts": counts}, 0
+    if not isinstance(code, list):
+        raise ValueError("neither polygons nor run lengths")
+    reach = 2 * max(size)
+    polygons = code if isinstance(code[0], list) else [code]
+    kept = []
+    for polygon in polygons:
+        if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
+            raise ValueError("neither polygons nor run lengths")
+        if len(polygon) % 2:
+            raise ValueError("an odd number of coordinates")
+        if polygon and not _within(polygon, reach):
+            raise ValueError("points far outside the picture")
+        if len(polygon) >= 6:
+            kept.append(polygon)
+    return kept, sum(bool(polygon) for polygon in polygons) - len(kept)
 
 
 def store(
-    segmentations: Sequence[Any],
+    text: bytes,
+    spans: NDArray[np.int64],
     ids: NDArray[np.int64],
     sizes: NDArray[np.int64],
     path: Path,
 ) -> tuple[Segmentations, tuple[str, ...]]:
-    """Pack JSON segmentations whose pictures have sizes (N, 2), and tell what was left out.
+    """The segmentations of annotations whose pictures have sizes (N, 2), and what was left out.
 
-    InputError for what is neither polygons nor run lengths, for run lengths of another size than
-    the picture's, and for polygons that lie far outside it.
+    InputError as for `usable`.
     """
-    points, runs, text = array("d"), array("q"), bytearray()
-    first, starts, stops = array("q", [0]), array("q"), array("q")
-    kinds = np.zeros(len(segmentations), dtype=np.uint8)
+    spans = spans.copy()
     strange: list[str] = []
     short: list[int] = []
-    for place, segmentation in enumerate(segmentations):
+    too_short, polygons = 0, False
+    chosen = _to_check(text, spans)
+    for place in chosen:
+        start, stop = spans[place]
         try:
-            if isinstance(segmentation, dict) and segmentation:
-                _check_size(segmentation, sizes[place])
-                counts = segmentation.get("counts")
-                pool: array[Any] | bytearray = runs
-                if isinstance(counts, str):
-                    pool, added = text, counts.encode("ascii")
-                    kinds[place] = TEXT
-                    starts.append(len(text))
-                    text.extend(added)
-                else:
-                    kinds[place] = RUNS
-                    starts.append(len(runs))
-                    runs.fromlist(counts)  # type: ignore[arg-type]
-                stops.append(len(pool))
-            elif isinstance(segmentation, list) and segmentation:
-                flat = not isinstance(segmentation[0], list)
-                for polygon in [segmentation] if flat else segmentation:
-                    if len(polygon) % 2:
-                        raise ValueError("an odd number of coordinates")
-                    if len(polygon) < 6:
-                        short.append(place)
-                        continue
-                    kinds[place] = POLYGONS
-                    starts.append(len(points))
-                    points.fromlist(polygon)
-                    stops.append(len(points))
-            elif segmentation:
-                raise TypeError("neither polygons nor run lengths")
-        except (TypeError, ValueError, OverflowError) as problem:
+            height, width = sizes[place].tolist()
+            code, left_out = usable(json.loads(text[start:stop]), (height, width))
+        except ValueError as problem:
             strange.append(f"{ids[place]} ({problem})")
-        first.append(len(starts))
-    packed = Segmentations(
-        path=path,
-        kinds=kinds,
-        first=np.array(first, dtype=np.int64),
-        starts=np.array(starts, dtype=np.int64),
-        stops=np.array(stops, dtype=np.int64),
-        points=np.array(points, dtype=np.float64),
-        runs=np.array(runs, dtype=np.int64),
-        text=bytes(text),
-    )
-    if not strange:
-        strange = _misfits(packed, ids, sizes)
+            continue
+        polygons |= isinstance(code, list) and bool(code)
+        if left_out:
+            short.append(int(ids[place]))
+            too_short += left_out
+        if not code:
+            spans[place] = 0
     if strange:
         raise InputError(
             f"{path}: the segmentation is no mask of its picture in annotation {listed(strange)}; "
             "mend or remove them"
         )
-    if (kinds == POLYGONS).any() and importlib.util.find_spec("faster_coco_eval") is None:
+    if polygons and importlib.util.find_spec("faster_coco_eval") is None:
         raise InputError(
             f"{path} has polygons, which need the package faster-coco-eval: "
             "pip install 'sgekit[detect]'"
         )
+    segmentations = Segmentations(path, text, spans)
     if not short:
-        return packed, ()
-    some = listed(ids[list(dict.fromkeys(short))], 3)
-    what = counted(len(short), "polygon")
-    return packed, (f"{what} of fewer than three points left out (annotation {some})",)
+        return segmentations, ()
+    what = counted(too_short, "polygon")
+    return segmentations, (
+        f"{what} of fewer than three points left out (annotation {listed(short, 3)})",
+    )
 
 
-def _check_size(segmentation: dict[str, Any], size: NDArray[np.int64]) -> None:
-    told = segmentation.get("size")
-    if told != size.tolist():
-        raise ValueError(f"size {told}, the picture's is {size.tolist()}")
-    if not isinstance(segmentation.get("counts"), str | list):
-        raise TypeError("no counts")
+def _to_check(text: bytes, spans: NDArray[np.int64]) -> list[int]:
+    there = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    if len(there) <= _ALL_CHECKED:
+        return there.tolist()
+    codes = np.frombuffer(text, dtype=np.uint8)[spans[there, 0]] == ord("{")
+    # Four numbers, which are no polygon, have no more characters than this.
+    codes |= np.diff(spans[there], axis=1)[:, 0] < 128
+    special = [
+        place
+        for place, code in zip(there[codes], spans[there[codes]], strict=True)
+        if text[code[0]] == ord("{") or text.count(b",", *code) < 5
+    ]
+    sample = np.linspace(0, len(there) - 1, _ALL_CHECKED).astype(np.intp)
+    return sorted({int(place) for place in (*there[sample], *special)})
 
 
-def _misfits(packed: Segmentations, ids: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[str]:
-    owner = np.repeat(np.arange(len(packed.kinds)), np.diff(packed.first))
-    strange: list[str] = []
-    chosen = packed.kinds[owner] == RUNS
-    if chosen.any():
-        of = owner[chosen]
-        empty = packed.starts[chosen] == packed.stops[chosen]
-        # reduceat gives an element for an empty span, so empty codes are told apart.
-        padded = np.append(packed.runs, 0)
-        total = np.add.reduceat(padded, packed.starts[chosen])
-        least = np.minimum.reduceat(padded, packed.starts[chosen])
-        wrong = empty | (total != sizes[of].prod(axis=1)) | (least < 0)
-        strange += [f"{ids[i]} (the counts do not add up to the picture)" for i in of[wrong]]
-    chosen = packed.kinds[owner] == POLYGONS
-    if chosen.any():
-        of = owner[chosen]
-        reach = np.abs(packed.points)
-        far = ~(np.maximum.reduceat(reach, packed.starts[chosen]) <= 2 * sizes[of].max(axis=1))
-        strange += [f"{ids[i]} (points far outside the picture)" for i in of[far]]
-    return list(dict.fromkeys(strange))
+def _within(values: list[float], reach: int) -> bool:
+    # The sum tells of NaN, which the extremes may pass over.
+    return -reach <= min(values) and max(values) <= reach and not math.isnan(sum(values))
 
 
-def polygon_runs(
-    polygons: Sequence[NDArray[np.float64]], size: tuple[int, int]
-) -> NDArray[np.int64]:
+def _fill(counts: Any, size: tuple[int, int]) -> bool:
+    return bool(len(counts) and sum(counts) == size[0] * size[1])
+
+
+def _runs(code: Code, size: tuple[int, int]) -> NDArray[np.int64]:
+    if isinstance(code, list):
+        return polygon_runs(code, size)
+    if isinstance(code["counts"], list):
+        return np.array(code["counts"], dtype=np.int64)
+    runs = text_runs(code["counts"].encode())
+    if runs.min() < 0 or not _fill(runs, size):
+        raise ValueError("the counts do not add up to the picture")
+    return runs
+
+
+def polygon_runs(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[np.int64]:
     """The run lengths of polygons (x, y, x, y, …) together, on a picture of (height, width)."""
+    if not polygons:
+        raise ValueError("no polygon of three points")
     # Which pixels a polygon covers is settled by COCO's own rasteriser, which this package has.
     from faster_coco_eval.core import mask
 
-    codes = mask.frPyObjects([polygon.tolist() for polygon in polygons], *size)
-    return text_runs(mask.merge(codes)["counts"])
+    return text_runs(mask.merge(mask.frPyObjects(polygons, *size))["counts"])
 
 
 def text_runs(text: bytes) -> NDArray[np.int64]:
