@@ -25,6 +25,7 @@ from sgekit.models.zoo import ARCHITECTURES, PREFIX
 from sgekit.modules import ATTENTION
 from sgekit.ops import eager
 from sgekit.ops.api import IMPLEMENTATIONS
+from sgekit.training.detection_recipes import DETECTION_RECIPES, DetectionRecipe
 from sgekit.training.recipes import RECIPES, BatchNormMode, Recipe
 from tests.modules.passes import passes
 
@@ -199,6 +200,21 @@ def test_recipes() -> None:
     assert [f"--bn {row[0]}" for row in table("training.md", "`--bn`")] == [
         f"--bn {mode}" for mode in get_args(BatchNormMode)
     ]
+
+
+def test_detection_recipes() -> None:
+    told = dict(row_of(cells) for cells in table("detection.md", "field"))
+    true = {
+        field.name: [cell(getattr(recipe, field.name)) for recipe in DETECTION_RECIPES.values()]
+        for field in fields(DetectionRecipe)[1:]
+    }
+    assert told == true
+    heads = " | ".join(f"`{recipe}`" for recipe in DETECTION_RECIPES)
+    assert f"| field | {heads} |" in (DOCS / "detection.md").read_text(encoding="utf-8")
+
+
+def row_of(cells: list[str]) -> tuple[str, list[str]]:
+    return cells[0], cells[1:]
 
 
 def _rows_of_networks() -> list[Any]:

@@ -23,6 +23,8 @@ EXAMPLES = """examples:
       starting from ImageNet weights
   sgekit compare --attention none,sge,'sge(normalize=false)'
       options of an attention stand in parentheses
+  sgekit compare --data cells --detector faster_rcnn --model resnet50 --pretrained
+      a detector, on a folder with COCO JSON
   sgekit compare --sweep groups=8,16,32
       one contender for each value, and a figure of accuracy against it
   sgekit compare --sweep weight_init,bias_init=0:0,0:1,1:0,1:1
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="(runs/compare-DATA-MODEL-DIGEST)")
     shared.add_data(parser)
     shared.add_recipe(parser)
+    shared.add_detector(parser)
     shared.add_machine(parser)
 
 
@@ -71,21 +74,25 @@ def execute(options: argparse.Namespace) -> int:
     if len(options.sweep) > 1:
         raise InputError("--sweep is given twice; options vary together as in A,B=1:2,3:4")
     sweep = parse_sweep(options.sweep[0], options.attention) if options.sweep else None
+    detects = shared.wants_detection(options)
     plan = Plan(
         model=shared.default_model(options),
         attention=("none", *sweep.contenders) if sweep else options.attention,
         seeds=options.seeds,
-        recipe=shared.recipe_from(options),
+        recipe=shared.detection_recipe_from(options) if detects else shared.recipe_from(options),
         groups=options.groups,
         pretrained=options.pretrained,
         workers=options.workers,
         device=options.device,
+        detector=(options.detector or "faster_rcnn") if detects else None,
+        fpn_attention=options.fpn_attention,
+        checkpoint=Path(options.init) if options.init else None,
         sweep=sweep,
     )
     out = output.out_dir(options) if options.out else None
     results, report = compare(
         plan,
-        shared.open_from(options),
+        shared.open_boxes_from(options) if detects else shared.open_from(options),
         path=options.data,
         out=out,
         command=output.command_line(options),

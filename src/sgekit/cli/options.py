@@ -1,11 +1,18 @@
 """Options that several commands share, and what they become."""
 
 import argparse
+import os
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal
 
 from sgekit.data import ImageData, open_data
+from sgekit.data.detection import DetectionData, is_detection, open_detection
 from sgekit.errors import InputError
+from sgekit.training.detection_recipes import (
+    DetectionRecipe,
+    get_detection_recipe,
+)
 from sgekit.training.recipes import RECIPES, Recipe, get_recipe
 
 SCENES_MODEL = "resnet10_small"
@@ -32,7 +39,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="PATH",
         help="image folder (train/ and val/ or test/, or class folders), folder of Hugging Face "
-        "parquet files or of WebDataset shards; without it: the built-in scenes",
+        "parquet files or of WebDataset shards, folder with COCO JSON (detection); without it: "
+        "the built-in scenes",
     )
     group.add_argument(
         "--eval-split", metavar="NAME", help="split to evaluate on, e.g. val or test"
@@ -53,12 +61,84 @@ def open_from(options: argparse.Namespace) -> ImageData:
     return data
 
 
+def wants_detection(options: argparse.Namespace) -> bool:
+    """Whether a detector is asked for, or the data are boxes and no folders of classes."""
+    if getattr(options, "detector", None):
+        return True
+    if not options.data:
+        return False
+    path = Path(options.data).expanduser()
+    train = path / "train"
+    classes = train.is_dir() and any(entry.is_dir() for entry in train.iterdir())
+    return path.is_dir() and not classes and is_detection(path)
+
+
+def open_boxes_from(options: argparse.Namespace) -> DetectionData:
+    """The detection data that the options name; what was mended in them is printed."""
+    data = open_detection(options.data, skip_bad=options.skip_bad, eval_split=options.eval_split)
+    for note in data.notes:
+        print(note)
+    return data
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """--detector and what goes with it."""
+    group = parser.add_argument_group("detection")
+    group.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="faster_rcnn, mask_rcnn, cascade_rcnn, cascade_mask_rcnn or retinanet, on --model as "
+        "its backbone (faster_rcnn where --data is a folder with COCO JSON)",
+    )
+    group.add_argument(
+        "--fpn-attention", metavar="NAME", help="attention on the detector's pyramid as well"
+    )
+    group.add_argument(
+        "--init",
+        metavar="FILE",
+        help="start from these weights: of the backbone, or of a whole detector",
+    )
+
+
+def detection_recipe_from(options: argparse.Namespace) -> DetectionRecipe:
+    """The detector's recipe that the options name, with their changes."""
+    changes = _set(options)
+    if options.image_size is not None:
+        changes["min_size"] = (options.image_size,)
+    for name in (
+        "epochs",
+        "batch_size",
+        "lr",
+        "precision",
+        "accumulate",
+        "clip_grad_norm",
+        "ema_decay",
+        "channels_last",
+    ):
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    for name in ("bn", "compile"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name} is for classifiers; for a detector's norms: --set norm=...")
+    default = "finetune-detect" if options.data else "quick-detect"
+    return get_detection_recipe(options.recipe or default, changes)
+
+
+def _set(options: argparse.Namespace) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for text in options.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set takes FIELD=VALUE, got {text!r}")
+        changes[name.replace("-", "_")] = value
+    return changes
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """--recipe and what changes it."""
     group = parser.add_argument_group("recipe")
     group.add_argument(
         "--recipe",
-        default="quick",
         metavar="NAME",
         help=f"one of {', '.join(RECIPES)} (quick)",
     )
@@ -77,16 +157,11 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def recipe_from(options: argparse.Namespace) -> Recipe:
     """The recipe that the options name, with their changes."""
-    changes: dict[str, Any] = {}
-    for text in options.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set takes FIELD=VALUE, got {text!r}")
-        changes[name.replace("-", "_")] = value
+    changes = _set(options)
     for name in (*_DIRECT, "channels_last", "compile"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
-    return get_recipe(options.recipe, changes)
+    return get_recipe(options.recipe or "quick", changes)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -164,3 +239,11 @@ def positive(value: int, name: str) -> int:
     if value < 1:
         raise InputError(f"{name} must be at least 1, got {value}")
     return value
+
+
+def short(stem: str) -> str:
+    """The stem's first 80 characters, fewer where they need many bytes: names end at 255 bytes."""
+    stem = stem[:80]
+    while len(os.fsencode(stem)) > 240:
+        stem = stem[:-1]
+    return stem

@@ -1,7 +1,6 @@
-"""Label images with a trained network: pictures with their labels drawn on, and JSON."""
+"""Label images, or find objects in them: pictures with the labels or objects drawn, and JSON."""
 
 import argparse
-import os
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -29,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run's .ckpt, or .safetensors from sgekit convert",
     )
     parser.add_argument("--top", type=int, default=5, metavar="INT", help="classes to tell (5)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="FLOAT",
+        help="least score of an object that a detector finds (0.5)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="INT", help="(32)")
     parser.add_argument("--no-pictures", action="store_true", help="write results.json only")
     parser.add_argument(
@@ -63,15 +69,11 @@ def draw(file: Path, labels: list[tuple[str, float]]) -> Image.Image:
     return canvas
 
 
-def _short(stem: str) -> str:
-    """The stem's first 80 characters, fewer where they need many bytes: names end at 255 bytes."""
-    stem = stem[:80]
-    while len(os.fsencode(stem)) > 240:
-        stem = stem[:-1]
-    return stem
-
-
 def execute(options: argparse.Namespace) -> int:
+    from sgekit.cli import detection
+
+    if detection.is_detectors(options.checkpoint):
+        return detection.predict(options)
     network, who = load_network(options.checkpoint)
     files = find_images(options.images)
     out = output.out_dir(options)
@@ -96,7 +98,7 @@ def execute(options: argparse.Namespace) -> int:
         }
         if not options.no_pictures:
             # Numbered, because files of different folders may share a name.
-            target = out / f"{number:05}-{_short(file.stem)}.png"
+            target = out / f"{number:05}-{shared.short(file.stem)}.png"
             draw(file, labels).save(target)
             entry["picture"] = target.name
         entries.append(entry)

@@ -17,7 +17,10 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node=8 -m sgekit train --data imagenet --model resnet50 \\
       --recipe imagenet-resnet --out runs/imagenet
   sgekit train --data photos --model resnet50 --attention sge --out runs/photos --resume
-      goes on with the first example's run"""
+      goes on with the first example's run
+  sgekit train --data cells --detector faster_rcnn --model resnet50 --attention sge \\
+      --pretrained --out runs/cells
+      a detector, on a folder with COCO JSON"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     shared.add_data(parser)
     shared.add_recipe(parser)
+    shared.add_detector(parser)
     shared.add_machine(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
+    if shared.wants_detection(options):
+        from sgekit.cli import detection
+
+        return detection.train(options)
     data = shared.open_from(options)
     settings = RunSettings(
         model=shared.default_model(options),

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: top-1, top-5, loss, accuracy of every class."""
+"""Evaluate a checkpoint: top-1, top-5, loss, accuracy of every class; AP of a detector."""
 
 import argparse
 from dataclasses import asdict
@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    from sgekit.cli import detection
+
+    if detection.is_detectors(options.checkpoint):
+        return detection.val(options)
     network, who = load_network(options.checkpoint)
     data = shared.open_from(options)
     device = resolve_device(options.device)

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,20 @@ from sgekit.training.machine import explain_batch_norm
 from sgekit.training.recipes import Recipe
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Timed(Protocol):
+    """What networks are timed with."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network on the device, in the memory format that is timed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def _spread(values: list[float]) -> Spread:
     return {"median": statistics.median(values), "low": deciles[0], "high": deciles[-1]}
 
 
-def _speed(times: dict[str, list[float]], name: str, baseline: str, load: Load) -> Speed:
+def _speed(times: dict[str, list[float]], name: str, baseline: str, load: Timed) -> Speed:
     pairs = zip(times[name], times[baseline], strict=True)
     return {
         "images_per_s": _spread([load.batch_size / t for t in times[name]]),
@@ -138,27 +153,31 @@ def measure(
     build: Callable[[str], nn.Module],
     contenders: list[str],
     baseline: str,
-    load: Load,
+    load: Timed,
     *,
     rounds: int = 40,
     seconds: float = 10.0,
     progress: Callable[[str], None] = lambda _: None,
+    kinds: Mapping[str, Callable[[nn.Module, Any], Callable[[], None]]] | None = None,
 ) -> dict[str, Cost]:
     """Training and inference time of every contender, in turn with the baseline.
 
-    ``seconds`` bounds each of the two measurements. Spreads are the first and ninth
-    deciles over the rounds. Peak memory is left open: see `sgekit.comparison.memory`.
+    ``kinds`` makes the steps "training" and "inference" of a network and load, for networks
+    that are no classifiers. ``seconds`` bounds each of the two measurements. Spreads are the
+    first and ninth deciles over the rounds. Peak memory is left open: see
+    `sgekit.comparison.memory`.
     """
     networks = {name: load.place(build(name)) for name in contenders}
-    kinds: dict[str, dict[str, list[float]]] = {}
-    for kind, make in (("training", training_step), ("inference", inference)):
+    times: dict[str, dict[str, list[float]]] = {}
+    made = kinds or {"training": training_step, "inference": inference}
+    for kind, make in made.items():
         progress(f"timing {kind} of {', '.join(contenders)} in turn")
         steps = {name: make(network, load) for name, network in networks.items()}
-        kinds[kind] = interleave(steps, rounds, load.device, seconds)
+        times[kind] = interleave(steps, rounds, load.device, seconds)
     return {
         name: {
-            "train": _speed(kinds["training"], name, baseline, load),
-            "inference": _speed(kinds["inference"], name, baseline, load),
+            "train": _speed(times["training"], name, baseline, load),
+            "inference": _speed(times["inference"], name, baseline, load),
             "peak_memory_bytes": None,
         }
         for name in contenders

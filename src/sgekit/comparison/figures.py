@@ -1,6 +1,7 @@
 """The comparison's charts: accuracy curves, paired differences, cost."""
 
 from itertools import cycle
+from typing import Any, cast
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ from sgekit.comparison.results import (
     Spread,
     accuracies,
     baseline_of,
+    metric_of,
 )
 
 _WIDTH = 4.9
@@ -38,9 +40,10 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
     drawn = figure(_WIDTH, 3.9, theme)
     axes = drawn.add_subplot()
     any_curve = False
+    key = f"val_{metric_of(results).key}"
     for index, (contender, dash) in enumerate(zip(_ordered(results), cycle(_DASHES), strict=False)):
         colour = theme.colour(index)
-        lines = [line for run in contender["runs"] if (line := _line(run["curve"]))]
+        lines = [line for run in contender["runs"] if (line := _line(run["curve"], key))]
         if not lines:
             continue
         any_curve = True
@@ -69,7 +72,7 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
         return drawn
     style(axes, theme)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation accuracy, %")
+    axes.set_ylabel(f"validation {metric_of(results).noun}, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="lower right", frameon=False, labelcolor=theme.ink, fontsize=10)
     return drawn
@@ -210,11 +213,10 @@ def _speeds(cost: Cost | None) -> tuple[Speed | None, Speed | None]:
     return (None, None) if cost is None else (cost["train"], cost["inference"])
 
 
-def _line(curve: list[CurvePoint]) -> dict[int, float]:
-    """Accuracy in percent by epoch, of the epochs that have one."""
-    return {
-        point["epoch"]: 100 * point["val_top1"] for point in curve if point["val_top1"] is not None
-    }
+def _line(curve: list[CurvePoint], key: str) -> dict[int, float]:
+    """The metric in percent by epoch, of the epochs that have one."""
+    values = {point["epoch"]: cast(dict[str, Any], point).get(key) for point in curve}
+    return {epoch: 100 * value for epoch, value in values.items() if value is not None}
 
 
 def _seeds(n: int) -> str:

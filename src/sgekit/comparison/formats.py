@@ -45,6 +45,11 @@ def points(fraction: float, decimals: int = 1) -> str:
     return signed(100 * fraction, decimals)
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its beginning; what follows stays (AP)."""
+    return text[:1].upper() + text[1:]
+
+
 def percent(fraction: float | None, decimals: int = 1) -> str:
     """An accuracy (fraction) in percent, without the unit."""
     return NONE if fraction is None else f"{100 * fraction:.{decimals}f}"

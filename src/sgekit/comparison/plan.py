@@ -9,9 +9,11 @@ from typing import Any, Literal, cast
 from sgekit.comparison.results import Run
 from sgekit.comparison.sweep import Sweep
 from sgekit.data import ImageData
+from sgekit.data.detection import DetectionData
 from sgekit.errors import InputError
 from sgekit.files import write_atomic
 from sgekit.models.contender import parse
+from sgekit.training.detection_recipes import DetectionRecipe
 from sgekit.training.recipes import Recipe
 from sgekit.training.settings import RunSettings
 
@@ -27,11 +29,14 @@ class Plan:
     model: str
     attention: tuple[str, ...]
     seeds: tuple[int, ...]
-    recipe: Recipe
+    recipe: Recipe | DetectionRecipe
     groups: int | Literal["auto"] | None = None
     pretrained: bool = False
     workers: int | None = None
     device: str = "auto"
+    detector: str | None = None
+    fpn_attention: str | None = None
+    checkpoint: Path | None = None
     sweep: Sweep | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +69,9 @@ class Plan:
                 resume=True,
                 tensorboard=False,
                 label=f"{attention} · seed {seed}",
+                detector=self.detector,
+                fpn_attention=self.fpn_attention,
+                checkpoint=self.checkpoint,
             )
             for seed in self.seeds
             for attention in self.attention
@@ -78,9 +86,15 @@ def extended(plan: Plan, out: Path) -> Plan:
     return replace(plan, attention=tuple(attention), seeds=tuple(sorted(seeds)))
 
 
-def fixed_part(plan: Plan, data: ImageData, path: str | None) -> dict[str, Any]:
+def fixed_part(plan: Plan, data: ImageData | DetectionData, path: str | None) -> dict[str, Any]:
     """What may not change when a comparison goes on; seeds and contenders may be added."""
+    detector = {
+        "detector": plan.detector,
+        "fpn_attention": plan.fpn_attention,
+        "checkpoint": plan.checkpoint and str(plan.checkpoint.resolve()),
+    }
     return {
+        **(detector if plan.detector else {}),
         "model": plan.model,
         "groups": plan.groups,
         "pretrained": plan.pretrained,
@@ -149,7 +163,8 @@ def finished(settings: RunSettings) -> Run | None:
         return None
     try:
         run = json.loads(file.read_text())
-        if not {"seed", "top1", "loss", "epochs", "curve"} <= run.keys():
+        metric = {"ap", "scores"} if settings.detector else {"top1", "loss"}
+        if not {"seed", "epochs", "curve", *metric} <= run.keys():
             raise ValueError("it lacks a run's fields")
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(

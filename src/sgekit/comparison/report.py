@@ -17,12 +17,23 @@ from sgekit.comparison import formats
 from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
 from sgekit.comparison.figures import costs, curves, differences
 from sgekit.comparison.gate_figure import FLAT, gates
-from sgekit.comparison.results import Results, baseline_of
+from sgekit.comparison.results import Results, baseline_of, metric_of
 from sgekit.comparison.summary import summarise
 from sgekit.comparison.sweep_figure import sweep
-from sgekit.comparison.tables import rows
+from sgekit.comparison.tables import rows, score_rows
 from sgekit.files import write_atomic
 from sgekit.models.contender import first_of
+
+_RUN_COLUMNS = {
+    "top1": (
+        *("attention", "seed", "top-1", "top-5", "loss"),
+        *("best top-1 (epoch)", "epochs", "time", "images/s"),
+    ),
+    "ap": (
+        *("attention", "seed", "AP", "AP50", "AP75"),
+        *("best AP (epoch)", "epochs", "time", "images/s"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,9 @@ def write_report(results: Results, examples: Sequence[Example], out: Path) -> Pa
     template = _environment().get_template("report.html.j2")
     page = template.render(
         results=results,
+        metric=metric_of(results),
+        run_columns=_RUN_COLUMNS[metric_of(results).key],
+        scores=score_rows(results),
         settings=results["settings"],
         compared=_compared(results),
         shown=first_of("sge", run),
@@ -70,6 +84,7 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
     """The charts for which there is something to draw; the others are None."""
     contenders = results["contenders"]
     told = rows(results)
+    noun = formats.capital(metric_of(results).noun)
     names = ("differences", "sweep", "curves", "costs")
     charts: dict[str, _Picture | None] = dict.fromkeys(names)
     if any(contender.get("difference") for contender in contenders):
@@ -89,8 +104,8 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
             "curves",
             partial(curves, results),
             out,
-            f"Accuracy by epoch for each contender: {cells}.",
-            "Accuracy on the evaluation images. Thick: mean over seeds; band: ± one standard "
+            f"{noun} by epoch for each contender: {cells}.",
+            f"{noun} on the evaluation images. Thick: mean over seeds; band: ± one standard "
             "deviation; thin: one seed each.",
         )
     if any(contender.get("cost") for contender in contenders):
@@ -156,6 +171,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        capital=formats.capital,
         percent=formats.percent,
         p_value=formats.p_value,
         duration=formats.duration,

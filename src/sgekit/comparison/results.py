@@ -7,6 +7,7 @@ finite.
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -14,6 +15,23 @@ from sgekit.errors import InputError
 from sgekit.files import write_atomic
 
 SCHEMA = "sgekit.compare/1"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the contenders are compared by: a fraction, larger is better."""
+
+    key: str
+    """In a run; in its curve with `val_` before it."""
+    name: str
+    short: str
+    noun: str
+
+
+METRICS = {
+    "top1": Metric("top1", "top-1 accuracy", "top-1", "accuracy"),
+    "ap": Metric("ap", "box AP", "box AP", "box AP"),
+}
 
 
 class CurvePoint(TypedDict):
@@ -26,7 +44,10 @@ class CurvePoint(TypedDict):
 
 
 class Run(TypedDict):
-    """One training of one contender; ``top1`` belongs to the last epoch."""
+    """One training of one contender; ``top1`` belongs to the last epoch.
+
+    A detector's has ``ap``, ``best_ap`` and ``scores`` in place of accuracies and loss.
+    """
 
     seed: int
     top1: float | None
@@ -146,6 +167,27 @@ class Settings(TypedDict):
     image_size: int
     recipe: dict[str, Any]
     data: DataSettings
+    metric: NotRequired[str]
+    detector: NotRequired[str]
+
+
+class ScoreDifference(TypedDict):
+    """One of COCO's scores of one contender against the baseline, as fractions.
+
+    ``low`` and ``high`` are the 95 % interval over seeds, ``image_low`` and ``image_high`` that
+    over redrawn evaluation images with the trained detectors as they are.
+    """
+
+    attention: str
+    score: str
+    baseline: float | None
+    value: float | None
+    n: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    image_low: float | None
+    image_high: float | None
 
 
 class Results(TypedDict):
@@ -160,6 +202,7 @@ class Results(TypedDict):
     baseline: str
     sweep: NotRequired[SweepValues]
     contenders: list[Contender]
+    detection: NotRequired[list[ScoreDifference]]
     conclusion: NotRequired[str]
     seconds: float
 
@@ -201,12 +244,20 @@ def baseline_of(results: Results) -> str:
 
 
 def accuracies(contender: Contender) -> dict[int, float]:
-    """Top-1 accuracy by seed, of the runs that have a finite one."""
-    return {
-        run["seed"]: run["top1"]
-        for run in contender["runs"]
-        if run["top1"] is not None and math.isfinite(run["top1"])
-    }
+    """The compared metric by seed, of the runs that have a finite one."""
+    found = {run["seed"]: outcome(run) for run in contender["runs"]}
+    return {s: value for s, value in found.items() if value is not None and math.isfinite(value)}
+
+
+def outcome(run: Run) -> float | None:
+    """What a run is compared by: its top-1 accuracy, or a detector's box AP."""
+    values = cast(dict[str, Any], run)
+    return cast(float | None, values["ap"] if "ap" in values else values["top1"])
+
+
+def metric_of(results: Results) -> Metric:
+    """The metric of a comparison."""
+    return METRICS[results["settings"].get("metric", "top1")]
 
 
 def _finite(value: Any) -> Any:

@@ -11,15 +11,17 @@ from sgekit.comparison.formats import (
     NONE,
     count,
     decimals_for,
+    display_name,
     interval,
     mean_sd,
+    percent,
     points,
     ratio,
     short_lines,
     size,
     values_text,
 )
-from sgekit.comparison.results import Contender, Results, Speed, SweepValues, baseline_of
+from sgekit.comparison.results import Contender, Results, Speed, SweepValues, baseline_of, metric_of
 
 COLUMNS = (
     "attention",
@@ -77,6 +79,52 @@ def rows(results: Results) -> list[Row]:
     return [_row(contender, baseline) for contender in results["contenders"]]
 
 
+@dataclass(frozen=True)
+class ScoreRow:
+    """One of COCO's scores of one contender against the baseline, as text."""
+
+    attention: str
+    score: str
+    baseline: str
+    value: str
+    difference: str
+    over_seeds: str
+    over_images: str
+
+
+SCORES = {
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "AP small",
+    "ap_medium": "AP medium", "ap_large": "AP large", "ar100": "AR",
+}  # fmt: skip
+"""COCO's scores as reports call them; those of masks have `mask_` before them."""
+
+
+def score_rows(results: Results) -> list[ScoreRow]:
+    """The scores of detectors by size and threshold; none for classifiers."""
+
+    def limits(low: float | None, high: float | None) -> str:
+        return NONE if low is None or high is None else f"{points(low)} to {points(high)}"
+
+    return [
+        ScoreRow(
+            display_name(row["attention"]),
+            score_name(row["score"]),
+            percent(row["baseline"]),
+            percent(row["value"]),
+            NONE if row["difference"] is None else points(row["difference"]),
+            limits(row["low"], row["high"]),
+            limits(row["image_low"], row["image_high"]),
+        )
+        for row in results.get("detection", [])
+    ]
+
+
+def score_name(key: str) -> str:
+    """A score's name: "AP75", "mask AP small"."""
+    plain = SCORES[key.removeprefix("mask_")]
+    return f"mask {plain}" if key.startswith("mask_") else plain
+
+
 def terminal_table(results: Results) -> Table:
     """The table for a terminal, in 80 columns: the spread stands below its figure.
 
@@ -86,7 +134,7 @@ def terminal_table(results: Results) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     heads = (
         ":\n".join(map(_narrow, sweep["options"])) if sweep else "",
-        "top-1",
+        metric_of(results).short,
         "difference",
         "param-\neters",
         "opera-\ntions",

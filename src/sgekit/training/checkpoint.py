@@ -27,10 +27,12 @@ __all__ = [
     "KEY",
     "TRAINING",
     "AtomicCheckpointIO",
+    "DetectorIdentity",
     "Identity",
     "identity_of",
     "load_network",
     "read_checkpoint",
+    "weights_of",
 ]
 
 
@@ -49,13 +51,49 @@ class Identity:
     def plain(self) -> dict[str, Any]:
         return asdict(self) | {"classes": list(self.classes)}
 
-    def differences(self, other: "Identity") -> str:
+    def differences(self, other: "Identity | DetectorIdentity") -> str:
         """In words, where another network departs from this one; empty if nowhere."""
+        if isinstance(other, DetectorIdentity):
+            return f"the classifier {self.model} instead of the detector {other.detector}"
         found = []
         for name in ("model", "attention", "groups"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
                 found.append(f"{name} {mine} instead of {theirs}")
+        if self.classes != other.classes:
+            found.append(
+                f"{len(self.classes)} classes ({_few(self.classes)}) instead of "
+                f"{len(other.classes)} ({_few(other.classes)})"
+            )
+        return ", ".join(found)
+
+
+@dataclass(frozen=True)
+class DetectorIdentity:
+    """What a detector's checkpoint is of: enough to build the detector again and to feed it."""
+
+    detector: str
+    model: str
+    attention: str
+    groups: int | str | None
+    fpn_attention: str | None
+    norm: str
+    classes: tuple[str, ...]
+    min_size: int
+    max_size: int
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self) | {"classes": list(self.classes)}
+
+    def differences(self, other: "DetectorIdentity | Identity") -> str:
+        """In words, where another network departs from this one; empty if nowhere."""
+        if isinstance(other, Identity):
+            return f"the detector {self.detector} instead of the classifier {other.model}"
+        found = [
+            f"{name} {getattr(self, name)} instead of {getattr(other, name)}"
+            for name in ("detector", "model", "attention", "groups", "fpn_attention", "norm")
+            if getattr(self, name) != getattr(other, name)
+        ]
         if self.classes != other.classes:
             found.append(
                 f"{len(self.classes)} classes ({_few(self.classes)}) instead of "
@@ -119,15 +157,25 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     return read_torch(path, map_location)
 
 
-def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity:
+def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity | DetectorIdentity:
     """What the checkpoint is of. Raises InputError if sgekit did not write it."""
     plain = checkpoint.get(KEY)
     if not isinstance(plain, dict):
         raise InputError(f"{path} was not written by sgekit: it does not say which network it is")
+    kind = DetectorIdentity if "detector" in plain else Identity
     try:
-        return Identity(**(plain | {"classes": tuple(plain["classes"])}))
+        return kind(**(plain | {"classes": tuple(plain["classes"])}))
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} was written by another version of sgekit: {error}") from error
+
+
+def weights_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The network's weights in a run's checkpoint; their average where the run kept one."""
+    return {
+        name.removeprefix("model."): value
+        for name, value in checkpoint.get("state_dict", {}).items()
+        if name.startswith("model.")
+    }
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
@@ -140,19 +188,18 @@ def load_network(path: str | Path) -> tuple[nn.Module, Identity]:
         return _from_safetensors(path)
     checkpoint = read_checkpoint(path)
     identity = identity_of(checkpoint, path)
+    if isinstance(identity, DetectorIdentity):
+        raise InputError(
+            f"{path} is of the detector {identity.detector}; this needs a classifier's checkpoint"
+        )
     network = build(
         identity.model,
         identity.attention,
         groups=identity.groups,  # type: ignore[arg-type]
         num_classes=len(identity.classes),
     )
-    state = {
-        name.removeprefix("model."): value
-        for name, value in checkpoint.get("state_dict", {}).items()
-        if name.startswith("model.")
-    }
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(weights_of(checkpoint))
     except RuntimeError as error:
         raise InputError(
             f"{path} does not fit {identity.model} with {identity.attention}: "

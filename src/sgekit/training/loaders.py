@@ -10,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -151,27 +151,48 @@ def to_picture(image: Tensor) -> Image.Image:
     return picture
 
 
-class Samples(Dataset[tuple[Tensor, int]]):
-    """A split's images as tensors; a key is (epoch, index). Without a seed nothing is random."""
+Sample = TypeVar("Sample")
 
-    def __init__(self, split: Split, transform: Transform, seed: int | None) -> None:
-        self.split, self.transform, self.seed = split, transform, seed
+
+class Seeded(Dataset[Sample]):
+    """Samples whose randomness follows from (seed, epoch, index); a key is (epoch, index).
+
+    Without a seed nothing is random.
+    """
+
+    def __init__(self, length: int, seed: int | None) -> None:
+        self.length, self.seed = length, seed
 
     def __len__(self) -> int:
-        return len(self.split)
+        return self.length
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> Sample:
         return self.__getitems__([key])[0]
 
-    def __getitems__(self, keys: list[Key]) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, keys: list[Key]) -> list[Sample]:
         """A batch at once: putting the global random states back costs as much as a sample."""
         with _kept_random_state():
-            return [self._sample(*key) for key in keys]
+            return [self._seeded(*key) for key in keys]
 
-    def _sample(self, epoch: int, index: int) -> tuple[Tensor, int]:
-        image, label = self.split[index]
+    def _seeded(self, epoch: int, index: int) -> Sample:
         if self.seed is not None:
             _seed_cpu(derived_seed(self.seed, epoch, index))
+        return self.sample(index)
+
+    def sample(self, index: int) -> Sample:
+        """The sample as the network wants it, drawn from the global random state."""
+        raise NotImplementedError
+
+
+class Samples(Seeded[tuple[Tensor, int]]):
+    """A split's images as tensors (3, S, S), with their classes."""
+
+    def __init__(self, split: Split, transform: Transform, seed: int | None) -> None:
+        super().__init__(len(split), seed)
+        self.split, self.transform = split, transform
+
+    def sample(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.split[index]
         return self.transform(image), label
 
 
@@ -216,13 +237,22 @@ class TrainBatches(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self.length // self.batch_size * self.accumulate
 
+    @property
+    def micro(self) -> int:
+        """The images of one forward pass over all processes."""
+        return self.batch_size // self.accumulate
+
+    def order(self) -> list[int]:
+        """The epoch's images, one micro-batch behind another."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        return [int(index) for index in rng.permutation(self.length)]
+
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        micro = self.batch_size // self.accumulate
+        order, micro = self.order(), self.micro
         share = micro // self.world
         for number in range(len(self)):
             start = number * micro + self.rank * share
-            yield [(self.epoch, int(i)) for i in order[start : start + share]]
+            yield [(self.epoch, i) for i in order[start : start + share]]
 
 
 class EvalBatches(Sampler[list[Key]]):
@@ -245,11 +275,16 @@ def _quiet_worker(_: int) -> None:
 
 
 def loader(
-    samples: Samples, batches: Sampler[list[Key]], workers: int, pin_memory: bool
+    samples: Seeded[Any],
+    batches: Sampler[list[Key]],
+    workers: int,
+    pin_memory: bool,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
     """A DataLoader over prepared batches of keys."""
     return DataLoader(
         samples,
+        collate_fn=collate,
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sgekit.data import ImageData
+from sgekit.data.detection import DetectionData
 from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
 from sgekit.training.run import RunResult
@@ -24,8 +25,13 @@ def describe(settings: RunSettings, data: ImageData, result: RunResult) -> dict[
     }
 
 
-def describe_data(data: ImageData) -> dict[str, Any]:
+def describe_data(data: ImageData | DetectionData) -> dict[str, Any]:
     """The data set in numbers."""
+    left_out = (
+        {"skipped": len(data.skipped)}
+        if isinstance(data, ImageData)
+        else {"skipped": 0, "notes": list(data.notes)}
+    )
     return {
         "name": data.name,
         "kind": data.kind,
@@ -33,5 +39,5 @@ def describe_data(data: ImageData) -> dict[str, Any]:
         "train": len(data.train),
         "val": len(data.val),
         "val_name": data.val_name,
-        "skipped": len(data.skipped),
+        **left_out,
     }

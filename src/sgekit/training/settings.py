@@ -26,6 +26,10 @@ class RunSettings:
     label: str = "train"
     detector: str | None = None
     """A detector's name; then ``model`` is its backbone."""
+    fpn_attention: str | None = None
+    """Attention on a detector's pyramid."""
+    checkpoint: Path | None = None
+    """Weights that a detector starts from: its backbone's, or a whole detector's."""
 
     @property
     def classification(self) -> Recipe:

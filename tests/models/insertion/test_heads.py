@@ -28,7 +28,8 @@ class TwoHeads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         fine = self.block(self.stem(x))
         coarse = F.interpolate(self.high(self.down(fine)), size=fine.shape[2:], mode="bilinear")
-        return self.low(fine) + coarse
+        out: Tensor = self.low(fine) + coarse
+        return out
 
 
 class TakesAList(nn.Module):
