@@ -41,6 +41,17 @@ class Scale(nn.Module):
         return x * self.gamma
 
 
+class Gate(nn.Module):
+    """Multiplies every number by one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv(x).sigmoid()
+
+
 class Permuted(nn.Module):
     """A part that works on `(B, H, W, C)`."""
 

@@ -16,6 +16,7 @@ from sgekit.models.insertion.trace import trace
 from tests.models.insertion.nets import (
     CHANNELS,
     Dense,
+    Gate,
     Parallel,
     Permuted,
     Residual,
@@ -57,6 +58,7 @@ BRANCHES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "drop path": (lambda: chain(BN(C), DropPath(0.5)), "4"),
     "dropout": (lambda: chain(BN(C), nn.Dropout2d(0.5)), "4"),
     "gate behind": (lambda: chain(BN(C), SqueezeExcite(C)), "4"),
+    "gate of full size behind": (lambda: chain(BN(C), Gate()), "4"),
     "gate before": (lambda: chain(SqueezeExcite(C), nn.Conv2d(C, C, 1), BN(C)), "6"),
     "all behind": (lambda: chain(BN(C), SqueezeExcite(C), Scale(C, 1, 1), DropPath(0.5)), "4"),
     "norm with activation": (lambda: chain(BatchNormAct2d(C)), "4.drop"),
@@ -158,6 +160,11 @@ def test_parallel_branches() -> None:
         nn.Sequential(conv(), BN(C)), nn.Sequential(nn.Conv2d(C, C, 1), BN(C)), add=True
     )
     assert names(net(repvgg, conv()), "parallel") == ["blocks.0"]
+
+
+def test_two_deep_branches_have_no_shortcut() -> None:
+    two, three = nn.Sequential(conv(), conv()), nn.Sequential(conv(), conv(), conv())
+    assert names(net(Parallel(two, three, add=True)), "parallel") == ["blocks.0"]
 
 
 def test_a_concatenation_of_one_branch_is_none() -> None:
