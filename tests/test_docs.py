@@ -19,7 +19,7 @@ import yaml  # type: ignore[import-untyped]
 
 from sgekit.cli.main import COMMANDS, command_parser, parser
 from sgekit.cli.options import recipe_from
-from sgekit.comparison.results import Contender, Difference, Results, Run
+from sgekit.comparison.results import Contender, Difference, Results, Run, ScoreDifference
 from sgekit.models import attention_sites, count_operations, describe
 from sgekit.models.zoo import ARCHITECTURES, PREFIX
 from sgekit.modules import ATTENTION
@@ -336,6 +336,7 @@ def test_every_command_has_its_section() -> None:
         ("field of a contender", Contender),
         ("field of a run", Run),
         ("field of a difference", Difference),
+        ("field of a score's difference", ScoreDifference),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

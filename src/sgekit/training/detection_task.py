@@ -31,7 +31,6 @@ class DetectionTask(Task):
     ) -> None:
         super().__init__(model, seed)
         self.recipe = recipe
-        self.frozen_norms = recipe.norm == "frozen"
         self.ground_truth, self.masks = ground_truth, masks
         self.evaluation = CocoEvaluation(ground_truth, masks)
         self.scores: DetectionScores | None = None
