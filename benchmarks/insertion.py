@@ -239,7 +239,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         start = f"| {row['family']} | `{row['network']}` |"
         if row["refused"] is not None:
-            lines.append(f"{start} refused | 0 | – | – | – | – |")
+            reason = row["refused"].partition(":")[0]
+            lines.append(f"{start} refused: {reason} | 0 | – | – | – | – |")
             continue
         low, high = row["channels"]
         float64 = "" if row["float64"] is None else f" (float64: {row['float64']:.0e})"

@@ -49,7 +49,7 @@ class Gate(nn.Module):
         self.conv = conv()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv(x).sigmoid()
+        return x * self.conv(x).sigmoid()  # type: ignore[no-any-return]
 
 
 class Permuted(nn.Module):

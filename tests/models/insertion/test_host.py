@@ -17,7 +17,17 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from sgekit.models.insertion import insert, remove, synchronize_norms
 from sgekit.models.insertion.host import Host, is_host
 from sgekit.modules import SpatialGroupEnhance
-from tests.models.insertion.nets import CHANNELS, Parallel, basic, conv, image, net, norm
+from tests.models.insertion.nets import (
+    CHANNELS,
+    Parallel,
+    Residual,
+    basic,
+    chain,
+    conv,
+    image,
+    net,
+    norm,
+)
 
 PLACES = ["blocks.0.branch.4", "blocks.1.branch.4"]
 
@@ -124,7 +134,8 @@ def test_layers_are_made_like_what_is_around_them() -> None:
 
 def test_training_reaches_everything() -> None:
     model = with_attention().train()
-    model(image()).square().sum().backward()
+    loss: Tensor = model(image()).square().sum()
+    loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
@@ -142,7 +153,7 @@ def test_compiled_whole() -> None:
 def test_exported() -> None:
     model = with_attention()
     program = torch.export.export(model, (image(),))
-    exported: Any = program.module()  # type: ignore[no-untyped-call]
+    exported: Any = program.module()
     torch.testing.assert_close(exported(image()), model(image()))
 
 
@@ -244,6 +255,14 @@ def test_norms_in_step_keep_what_they_carry(name: str) -> None:
     assert set(model.state_dict()) == set(keys)
     assert all(isinstance(model.get_submodule(n), SpatialGroupEnhance) for n in names)
     assert remove(model) == names
+
+
+def test_norms_in_step_keep_the_factor() -> None:
+    model = net(Residual(chain(nn.BatchNorm2d(CHANNELS, affine=False)))).eval()
+    before = model(image())
+    insert(model, groups=4)
+    assert "blocks.0.branch.4.attention_scale" in synchronize_norms(model).state_dict()
+    torch.testing.assert_close(model(image()), before)
 
 
 def test_a_norm_alone_in_step() -> None:
