@@ -94,3 +94,9 @@ def test_a_convolution_is_replaced_with_its_norm() -> None:
     assert isinstance(branch[1], nn.Identity)
     assert isinstance(branch[2], nn.ReLU)
     assert isinstance(branch[4], nn.BatchNorm2d)
+
+
+def test_the_last_convolution_of_a_branch_is_not_replaced() -> None:
+    model = net(Residual(nn.Sequential(norm(), nn.ReLU(), conv())))
+    with pytest.raises(InputError, match=r"no 3x3 convolution inside a residual branch.*where="):
+        insert(model, "sk", preserve=False)

@@ -146,7 +146,7 @@ def test_compiled_whole() -> None:
     with torch.no_grad():
         torch.compiler.reset()
         compiled = torch.compile(model, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(image()), model(image()))
+        torch.testing.assert_close(compiled(image()), model(image()))  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.slow
