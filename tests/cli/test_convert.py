@@ -183,3 +183,12 @@ def test_weights_that_do_not_say_what_they_are(
     save_file({"w": torch.ones(1)}, tmp_path / "a.safetensors")
     assert main(["val", "--checkpoint", str(tmp_path / "a.safetensors")]) == 2
     assert "does not say which network it is of" in capsys.readouterr().err
+
+
+def test_half_a_classifier_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = timm.create_model("sge_resnet10_small", num_classes=5).state_dict()
+    del weights["fc.weight"]
+    torch.save(weights, tmp_path / "half.pth")
+    assert main(["convert", str(tmp_path / "half.pth"), str(tmp_path / "x.safetensors")]) == 2
+    assert "has fc.bias and no fc.weight" in capsys.readouterr().err
+    assert not (tmp_path / "x.safetensors").exists()

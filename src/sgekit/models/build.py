@@ -53,14 +53,14 @@ def build(
     _refuse_own_attention(base, skeleton)
     if preserve is None:
         preserve = pretrained and _preserves(contender)
-    put = partial(_put, contender, groups=_groups(base, skeleton, groups), preserve=preserve)
+    put = partial(_put, contender, groups=_groups(base, skeleton, groups))
     try:
-        put(skeleton)
+        put(skeleton, preserve=False)
     except InputError as error:
         raise InputError(f"{base}: {error}") from None
     create = partial(timm.create_model, base, num_classes=num_classes, in_chans=in_chans, **kwargs)
     model: nn.Module = _pretrained(base, create) if pretrained else create()
-    put(model)
+    put(model, preserve=preserve)
     return model
 
 

@@ -1,9 +1,11 @@
 """Networks given whole, with heads and inputs that are no blocks and no batches."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sgekit.errors import InputError
 from sgekit.models import insert
 
 
@@ -54,3 +56,18 @@ def test_pictures_without_a_batch() -> None:
     pictures = [torch.rand(3, 32, 32), torch.rand(3, 32, 32)]
     names = insert(model, "sge", groups=4, example_inputs=(pictures,))
     assert names == ["net.block.bn2.attention"]
+
+
+def test_a_forward_set_on_the_module_is_refused() -> None:
+    model = TwoHeads()
+    plain = model.block.bn2.forward
+    model.block.bn2.forward = lambda x: plain(x).tanh()  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"'block.bn2' .*forward set on the module itself"):
+        insert(model, "sge", groups=4)
+
+
+def test_a_network_without_numbers_is_told() -> None:
+    with torch.device("meta"):
+        model = TwoHeads()
+    with pytest.warns(UserWarning, match="meta device and has no weights to rescale"):
+        insert(model, "sge", groups=4)

@@ -79,7 +79,13 @@ def _feeding(name: str) -> dict[str, Any]:
 def _classes(contents: Contents, name: str) -> int:
     config = timm.get_pretrained_cfg(name)
     classifier = getattr(config, "classifier", None)
-    weight = contents.tensors.get(f"{classifier or 'fc'}.weight")
+    classifier = classifier or "fc"
+    weight = contents.tensors.get(f"{classifier}.weight")
+    if weight is None and f"{classifier}.bias" in contents.tensors:
+        raise InputError(
+            f"{contents.path} has {classifier}.bias and no {classifier}.weight: "
+            "a part of its classifier is missing"
+        )
     return 0 if weight is None else int(weight.shape[0])
 
 

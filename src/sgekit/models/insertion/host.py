@@ -117,13 +117,22 @@ def is_host(module: nn.Module) -> bool:
 
 
 def check(name: str, module: nn.Module) -> None:
-    """Raise InputError for a module that carries attention, or has its own thing by that name."""
+    """Raise InputError for a module that carries attention, or that can't.
+
+    It can't where it has its own thing by that name, or a forward set on the module itself,
+    which would run in place of its class's.
+    """
     if is_host(module):
         raise InputError(f"{name!r} carries attention already; `remove` takes it out")
     if any(hasattr(module, attribute) for attribute in (LAYER, SCALE)):
         raise InputError(
             f"{name!r} ({type(module).__name__}) has an attribute named {LAYER!r} of its own; name "
             "a module inside or around it"
+        )
+    if "forward" in vars(module):
+        raise InputError(
+            f"{name!r} ({type(module).__name__}) has a forward set on the module itself, not on "
+            "its class; name a module inside or around it"
         )
 
 

@@ -68,6 +68,12 @@ def insert(
                 "function as it is; pass preserve=False and train"
             )
         return replace_convolutions(model, make, where, example_inputs)
+    if preserve and any(parameter.is_meta for parameter in model.parameters()):
+        warnings.warn(
+            "the network is on the meta device and has no weights to rescale; preserve holds for "
+            "weights that are there, so load them before",
+            stacklevel=2,
+        )
     places = _places(model, where, placement, example_inputs)
     dims = getattr(kind, "dims", None)
     layers = [_layer(model, place, name, make, groups, dims) for place in places]

@@ -67,7 +67,7 @@ def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
             raise InputError(
                 f"{type(model).__name__} could not be run on an input of shape "
                 f"{', '.join(map(str, shapes))} to look for places ({_line(error)}); pass "
-                'example_inputs that it takes, or name the places: where=["layer1.0.bn2", ...]'
+                "example_inputs that it takes: a tensor, a tuple of arguments or a dict of keywords"
             ) from on_meta
 
 
