@@ -85,7 +85,14 @@ def test_every_attention_is_counted_whole(attention: str) -> None:
     assert (operations.attention > 0) == (attention != "none")
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The deep ones have more of the same blocks.
+        pytest.param(name, marks=pytest.mark.slow if "101" in name or "152" in name else [])
+        for name in list_models()
+    ],
+)
 def test_nothing_is_left_uncounted(name: str) -> None:
     assert describe(name, "cbam", image_size=64).operations.uncounted == ()
 

@@ -160,6 +160,7 @@ class Layer(nn.Module):
         return spatial_group_enhance(x, self.weight, self.bias, **self.options)
 
 
+@pytest.mark.slow
 @each_option
 def test_one_graph_and_an_export_of_plain_operations(options: dict[str, Any]) -> None:
     layer = Layer(options)
