@@ -82,6 +82,7 @@ def test_compare_answers_with_table_and_report(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path) -> None:
     arguments = command(scenes, tmp_path / "out", "--seeds", "0")
     child = subprocess.Popen(
@@ -110,6 +111,7 @@ def test_an_interrupted_comparison_goes_on(scenes: Path, tmp_path: Path) -> None
     assert whole["contenders"][0]["runs"] == first
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_contender_for_each_value(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Sgekit
 
 
@@ -16,6 +18,7 @@ def test_models_counts_what_attention_does(sgekit: Sgekit, tmp_path: Path) -> No
     assert sge["operations"]["attention"] > 30e6  # 11 million numbers, three operations each
 
 
+@pytest.mark.slow
 def test_bench_measures_side_by_side(sgekit: Sgekit, tmp_path: Path) -> None:
     done = sgekit(
         "bench", "--model", "resnet10_small", "--batch-size", 4, "--image-size", 32,

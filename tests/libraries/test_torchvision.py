@@ -77,10 +77,10 @@ CASES = {
     ),
 }
 
-# They share backbone and code with RetinaNet and DeepLab; other tests below insert into two.
+# Long ones; LR-ASPP stays, and other tests below insert into two.
 LONG = {
     "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn",
-    "fcn_resnet50",
+    "fcn_resnet50", "retinanet_resnet50_fpn", "deeplabv3_resnet50",
 }  # fmt: skip
 
 
