@@ -61,7 +61,7 @@ def test_pictures_without_a_batch() -> None:
 def test_a_forward_set_on_the_module_is_refused() -> None:
     model = TwoHeads()
     plain = model.block.bn2.forward
-    model.block.bn2.forward = lambda x: plain(x).tanh()  # type: ignore[method-assign]
+    model.block.bn2.forward = lambda x: plain(x).tanh()  # type: ignore[method-assign,assignment]
     with pytest.raises(InputError, match=r"'block.bn2' .*forward set on the module itself"):
         insert(model, "sge", groups=4)
 
