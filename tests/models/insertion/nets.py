@@ -52,6 +52,17 @@ class Gate(nn.Module):
         return x * self.conv(x).sigmoid()  # type: ignore[no-any-return]
 
 
+class Surroundings(nn.Module):
+    """Multiplies by what a map of half the size says, as GhostNetV2 and gather-excite do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.interpolate(self.conv(x), x.shape[2:]).sigmoid()
+
+
 class Permuted(nn.Module):
     """A part that works on `(B, H, W, C)`."""
 

@@ -97,7 +97,6 @@ class Finder:
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.graph = graph
         self.modules = dict(model.named_modules())
-        self._enlarging = [s.number for s in graph.steps if s.operation.startswith("upsample")]
         self._depth = [int(step.operation in WEIGHTS) for step in graph.steps]
         self._mixing = [step.number for step in graph.steps if mixes_tokens(step)]
 
@@ -130,8 +129,14 @@ class Finder:
 
     def _enlarges(self, branch: Step, start: Step) -> bool:
         """Whether maps are enlarged on the branch's way: heads and pyramids, not blocks, do so."""
-        way = branch.ancestors & ~start.ancestors
-        return any(way >> n & 1 for n in self._enlarging)
+        way, enlarged = branch.ancestors & ~start.ancestors, dict[int, bool]()
+        for step in self.graph.steps[start.number + 1 : branch.number + 1]:
+            if way >> step.number & 1:
+                before = [enlarged.get(made_from.number, False) for made_from in step.inputs]
+                # A gate may come from smaller maps than what it scales.
+                joined = all(before) if step.operation == "mul" else any(before)
+                enlarged[step.number] = step.operation.startswith("upsample") or joined
+        return enlarged.get(branch.number, False)
 
     # The rules.
 
