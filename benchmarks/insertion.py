@@ -239,7 +239,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         start = f"| {row['family']} | `{row['network']}` |"
         if row["refused"] is not None:
-            reason = row["refused"].partition(":")[0]
+            reason = row["refused"].partition(": ")[2].partition(";")[0]
             lines.append(f"{start} refused: {reason} | 0 | – | – | – | – |")
             continue
         low, high = row["channels"]

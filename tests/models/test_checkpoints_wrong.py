@@ -64,6 +64,13 @@ def test_what_does_not_fit_is_listed(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_numbers_that_are_none_are_told(tmp_path: Path) -> None:
+    state = changed(lambda s: s["layer1.0.bn1.bias"].fill_(torch.nan))
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.warns(UserWarning, match=r"NaN .* in 1 of \d+ weights: layer1\.0\.bn1\.bias$"):
+        sgekit.load_checkpoint(small(), tmp_path / "a.pth")
+
+
 def test_another_network(tmp_path: Path) -> None:
     shown = {k: torch.zeros(()).expand(v) for k, v in released.shapes("cbam").items()}
     torch.save(released.file_of(shown), tmp_path / "a.pth.tar")

@@ -66,3 +66,11 @@ def test_trace_has_dynamic_sizes() -> None:
         traced = torch.jit.trace(layer, torch.randn(2, 8, 6, 7))  # type: ignore[no-untyped-call]
     x = torch.randn(3, 8, 5, 9)
     torch.testing.assert_close(traced(x), layer(x))
+
+
+def test_fx_takes_it_as_one_operation() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Layer())
+    traced = torch.fx.symbolic_trace(network)
+    assert spatial_group_enhance in [node.target for node in traced.graph.nodes]
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.equal(traced(x), network(x))

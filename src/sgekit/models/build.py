@@ -76,7 +76,8 @@ def attention_sites(name: str) -> list[tuple[str, int]]:
 
 def _put(contender: Contender, model: nn.Module, *, groups: Groups, preserve: bool) -> None:
     if contender.name != "none":
-        insert(model, contender.text, groups=groups or "auto", preserve=preserve)
+        given = groups if contender.name == "sge" else None
+        insert(model, contender.text, groups=given, preserve=preserve)
 
 
 def _groups(base: str, skeleton: nn.Module, groups: Groups) -> Groups:

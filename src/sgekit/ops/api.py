@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 from sgekit.errors import InputError
 from sgekit.ops import flops as _flops  # noqa: F401  (registers)
@@ -54,6 +55,23 @@ def spatial_group_enhance(
     Raises InputError where shapes, devices, `channel_dim`, `activation` or `impl` don't
     fit, and TypeError where a tensor is not floating-point or an option not a bool.
     """
+    tensors = (x, weight, bias, residual)
+    if has_torch_function(tensors):  # torch.fx's proxies among them
+        overridden: Tensor = handle_torch_function(
+            spatial_group_enhance,
+            tensors,
+            x,
+            weight,
+            bias,
+            eps,
+            channel_dim,
+            residual,
+            activation,
+            impl,
+            normalize=normalize,
+            unbiased=unbiased,
+        )
+        return overridden
     validate(x, weight, bias, channel_dim, residual, activation)
     validate_switches(normalize=normalize, unbiased=unbiased)
     chosen = _choose(x, weight.shape[0], channel_dim, activation, impl, normalize)

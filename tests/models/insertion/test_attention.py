@@ -86,6 +86,14 @@ def test_two_kinds_in_one_network() -> None:
     assert sorted(remove(model)) == sorted(names)
 
 
+def test_groups_are_for_sge_alone() -> None:
+    model = stages()
+    with pytest.raises(InputError, match=r"groups is for sge alone.* is se .*'sa\(groups=32\)'"):
+        insert(model, "se", groups=4)
+    with pytest.raises(TypeError, match=r"behind 'blocks.0.branch.4'.*whole number.*'4'"):
+        insert(model, "sge", groups="4")  # type: ignore[arg-type]
+
+
 def test_a_convolution_is_replaced_with_its_norm() -> None:
     model = stages()
     names = insert(model, "sk", where="blocks.0.branch.0", preserve=False)

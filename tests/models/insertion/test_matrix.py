@@ -74,5 +74,5 @@ def test_refusals_are_raised() -> None:
     from benchmarks.insertion import build
 
     model = build("vit_tiny_patch16_224", seed=0)
-    with pytest.raises(InputError, match="found no place for attention in VisionTransformer"):
+    with pytest.raises(InputError, match="in VisionTransformer: its blocks work on tokens"):
         insert(model)

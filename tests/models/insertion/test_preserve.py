@@ -9,6 +9,7 @@ import torch
 from timm.layers.norm_act import BatchNormAct2d
 from timm.layers.std_conv import ScaledStdConv2d, StdConv2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils.spectral_norm import spectral_norm
 from torchvision.ops import FrozenBatchNorm2d
@@ -166,6 +167,27 @@ def test_shared_weights_are_left_alone() -> None:
     insert(model, where="blocks.0.branch.4", groups=4)
     assert torch.equal(first.weight, weight)
     assert "blocks.0.branch.4.attention_scale" in model.state_dict()
+    torch.testing.assert_close(model(image()), before)
+
+
+class Borrows(nn.Module):
+    """Computes with a layer's weight outside that layer too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        out: Tensor = x + self.second(x) + F.conv2d(x, self.second.weight, padding=1)
+        return out
+
+
+def test_weights_used_outside_their_layer_are_left_alone() -> None:
+    model = Borrows().eval()
+    before = model(image())
+    assert insert(model, groups=4) == ["second.attention"]
+    assert f"second.{SCALE}" in model.state_dict()
     torch.testing.assert_close(model(image()), before)
 
 

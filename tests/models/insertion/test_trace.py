@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sgekit.errors import InputError
-from sgekit.models.insertion.trace import Graph, Step, input_size, trace
+from sgekit.models.insertion.trace import Graph, Step, input_sizes, trace
 from tests.models.insertion.nets import CHANNELS, Residual, Shuffle, basic, chain, conv, net, norm
 
 
@@ -221,11 +221,17 @@ def test_without_an_example() -> None:
         trace(Several())
     with pytest.raises(InputError, match=r"Linear has no convolution.*example_inputs"):
         trace(nn.Linear(3, 3))
-    assert input_size(nn.Conv1d(5, 2, 3)) == (5, 1024)
-    assert input_size(nn.Conv3d(5, 2, 3)) == (5, 96, 96, 96)
+    assert input_sizes(nn.Conv1d(5, 2, 3)) == [(5, 1024)]
+    assert input_sizes(nn.Conv3d(5, 2, 3)) == [(5, 96, 96, 96)]
     with torch.device("meta"):
-        assert input_size(timm.create_model("inception_v3")) == (3, 299, 299)
-        assert input_size(timm.create_model("resnet18", in_chans=4)) == (4, 224, 224)
+        assert input_sizes(timm.create_model("inception_v3"))[0] == (3, 299, 299)
+        assert input_sizes(timm.create_model("resnet18", in_chans=4))[0] == (4, 224, 224)
+
+
+def test_pixels_rearranged_before_the_first_convolution() -> None:
+    model = nn.Sequential(nn.PixelUnshuffle(4), conv(48))
+    model.default_cfg = {"input_size": (3, 32, 32)}  # type: ignore[assignment]
+    assert trace(model).steps[0].shape == (1, 3, 32, 32)
 
 
 def test_calls_are_counted() -> None:

@@ -1,6 +1,7 @@
 """Weights from a file into a network: all of them, or an error that says which do not fit."""
 
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,12 @@ def load_contents(
     sites = absent_attention(model, given) if plain else []
     fresh |= {name for site in sites for name in site.weights}
     _check(given, wanted, fresh, model, contents)
+    if broken := [name for name, value in given.items() if not value.isfinite().all()]:
+        warnings.warn(
+            f"{contents.path} holds NaN or infinite numbers in {len(broken)} of {len(given)} "
+            f"weights: {', '.join(broken[:10])}{', …' if len(broken) > 10 else ''}",
+            stacklevel=3,
+        )
     factors = neutralize(model, sites) if preserve else []
     # The layers' own values stay as they now are; the file has none of them.
     kept = {name: value for name, value in model.state_dict().items() if name not in given}

@@ -10,7 +10,7 @@ from torch import nn
 
 from sgekit.errors import InputError
 from sgekit.models.insertion.places import Place, by_modules
-from sgekit.models.insertion.trace import trace
+from sgekit.models.insertion.trace import Graph, trace
 
 Where = Literal["auto"] | str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Which modules attention stands behind: see `insert`."""
@@ -21,8 +21,8 @@ def name_of(name: str) -> str:
     return repr(name) if name else "the network itself"
 
 
-def chosen(model: nn.Module, where: Where, example: Any) -> tuple[list[Place], dict[str, int]]:
-    """The places that `where` chooses, in the network's order, and how often each is called.
+def chosen(model: nn.Module, where: Where, example: Any) -> tuple[list[Place], Graph]:
+    """The places that `where` chooses, in the network's order, and the run that showed them.
 
     Raises InputError for a name or pattern that fits no module, the same place twice, and
     a module that is not called or does not return one map.
@@ -38,7 +38,7 @@ def chosen(model: nn.Module, where: Where, example: Any) -> tuple[list[Place], d
             "name a module that computes one"
         )
 
-    return by_modules(model, graph, names, missing), graph.calls
+    return by_modules(model, graph, names, missing), graph
 
 
 def matching(model: nn.Module, where: Where) -> list[str]:

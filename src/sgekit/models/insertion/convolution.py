@@ -35,7 +35,7 @@ def replace_convolutions(
     if not names:
         raise InputError(
             f"found no 3x3 convolution inside a residual branch of {type(model).__name__}; name "
-            'convolutions: where=["layer1.0.conv2", ...]'
+            'convolutions to sgekit.insert: where=["layer1.0.conv2", ...]'
         )
     norms = {name: _norm_behind(graph, name, modules) for name in names}
     layers = {name: _made(modules[name], name, make) for name in names}

@@ -15,9 +15,9 @@ from sgekit.models.insertion.choose import Where, chosen, name_of
 from sgekit.models.insertion.convolution import REPLACES, replace_convolutions
 from sgekit.models.insertion.host import SLOT, attach, check, detach, is_host
 from sgekit.models.insertion.network import check_network
-from sgekit.models.insertion.places import Place, find_places, norm_of
+from sgekit.models.insertion.places import Finder, Place, find_places, norm_of
 from sgekit.models.insertion.preserve import rescale
-from sgekit.models.insertion.trace import trace
+from sgekit.models.insertion.trace import Graph, trace
 from sgekit.models.slots import BLOCKS
 from sgekit.modules import ATTENTION, DEFAULT_GROUPS, NoAttention, resolve_groups
 
@@ -29,7 +29,7 @@ def insert(
     model: nn.Module,
     attention: Attention = "sge",
     where: Where = "auto",
-    groups: int | Literal["auto"] = DEFAULT_GROUPS,
+    groups: int | Literal["auto"] | None = None,
     preserve: bool = True,
     example_inputs: Any = None,
 ) -> list[str]:
@@ -37,7 +37,8 @@ def insert(
 
     `attention` is a name of `sgekit.ATTENTION`, with options in parentheses if any, or a
     function `(channels, *, device, dtype)` that makes a layer. `groups` is for "sge" alone:
-    a number, or "auto" for each layer's divisor nearest to 64.
+    a number, "auto" for each layer's divisor nearest to 64, or None for 64. ("auto" is passed
+    over by other attention, which chooses by itself.)
 
     `where` says behind which modules the layers stand: "auto" looks for the end of every
     residual branch (`sgekit.models.insertion.places` states the rules); a name, a pattern
@@ -59,6 +60,9 @@ def insert(
     name, make = _maker(attention)
     kind = ATTENTION.get(name, attention)
     placement = getattr(kind, "placement", "norm")
+    if groups not in (None, "auto") and name not in ("sge", "none"):
+        own = " (sa and ema have an option of that name: 'sa(groups=32)')"
+        raise InputError(f"groups is for sge alone, but the attention is {name}{own}")
     if kind is NoAttention:
         return []
     if placement == "conv":
@@ -74,12 +78,12 @@ def insert(
             "weights that are there, so load them before",
             stacklevel=2,
         )
-    places = _places(model, where, placement, example_inputs)
+    places, graph = _places(model, where, placement, example_inputs)
     dims = getattr(kind, "dims", None)
     layers = [_layer(model, place, name, make, groups, dims) for place in places]
     factors = [_neutral(layer, name) if preserve else 1.0 for layer in layers]
     return [
-        _put(model, place, layer, factor)
+        _put(model, place, layer, factor, graph.users)
         for place, layer, factor in zip(places, layers, factors, strict=True)
     ]
 
@@ -133,20 +137,23 @@ def _maker(attention: Attention) -> tuple[str, Callable[..., nn.Module]]:
     return own or str(getattr(attention, "__name__", type(attention).__name__)), attention
 
 
-def _places(model: nn.Module, where: Where, placement: str, example: Any) -> list[Place]:
+def _places(
+    model: nn.Module, where: Where, placement: str, example: Any
+) -> tuple[list[Place], Graph]:
     if where == "auto":
         graph = trace(model, example)
         places = find_places(model, graph, placement)
         if not places:
+            tokens = "its blocks work on tokens (B, N, C), not on maps; "
             raise InputError(
-                f"found no place for attention in {type(model).__name__}: no residual branch ends "
+                f"found no place for attention in {type(model).__name__}: "
+                f"{tokens if Finder(model, graph).on_tokens else ''}no residual branch ends "
                 "in a norm, convolution or linear layer, nothing is concatenated, and no chain of "
-                'norms or convolutions gives maps; name modules: where=["features.3", ...] or '
-                "where=lambda name, module: ..."
+                "norms or convolutions gives maps; name modules to sgekit.insert: "
+                'where=["features.3", ...] or where=lambda name, module: ...'
             )
-        calls = graph.calls
     else:
-        places, calls = chosen(model, where, example)
+        places, graph = chosen(model, where, example)
     modules = dict(model.named_modules())
     for place in places:
         slot = _slot(modules, place.name)
@@ -157,13 +164,13 @@ def _places(model: nn.Module, where: Where, placement: str, example: Any) -> lis
             )
         if slot is None or slot.se is not None:
             check(place.name, modules[place.name])
-        if calls.get(place.name, 1) > 1:
+        if (calls := graph.calls.get(place.name, 1)) > 1:
             warnings.warn(
-                f"{name_of(place.name)} is called {calls[place.name]} times in a run; one layer "
+                f"{name_of(place.name)} is called {calls} times in a run; one layer "
                 "is inserted and serves all of them",
                 stacklevel=3,
             )
-    return places
+    return places, graph
 
 
 def _layer(
@@ -171,7 +178,7 @@ def _layer(
     place: Place,
     name: str,
     make: Callable[..., nn.Module],
-    groups: int | Literal["auto"],
+    groups: int | Literal["auto"] | None,
     dims: tuple[int, ...] | None,
 ) -> nn.Module:
     if dims is not None and place.spatial not in dims:
@@ -184,17 +191,17 @@ def _layer(
     if name == "sge":
         options["channel_dim"] = place.channel_dim
         if "groups" not in given and "group_channels" not in given:
-            options["groups"] = groups
+            options["groups"] = DEFAULT_GROUPS if groups is None else groups
     module = model.get_submodule(place.name)
     own, every = next(module.parameters(), None), next(model.parameters(), None)
     near = own if own is not None else every if every is not None else torch.empty(0)
     dtype = near.dtype if near.is_floating_point() else torch.get_default_dtype()
     try:
         if "groups" in options:
-            resolve_groups(place.channels, groups)
+            resolve_groups(place.channels, options["groups"])
         layer = make(place.channels, device=near.device, dtype=dtype, **options)
-    except InputError as error:
-        raise InputError(f"behind {name_of(place.name)}: {error}") from None
+    except (InputError, TypeError) as error:
+        raise type(error)(f"behind {name_of(place.name)}: {error}") from None
     if not isinstance(layer, nn.Module):
         raise InputError(f"{name} made no module for {name_of(place.name)} but {layer!r}")
     return layer.train(module.training)
@@ -232,9 +239,11 @@ def _ends(block: nn.Module, modules: dict[str, nn.Module], place: str) -> bool:
     return final is modules[place]
 
 
-def _put(model: nn.Module, place: Place, layer: nn.Module, factor: float) -> str:
+def _put(
+    model: nn.Module, place: Place, layer: nn.Module, factor: float, users: dict[str, set[str]]
+) -> str:
     modules: dict[str, Any] = dict(model.named_modules())
-    held = factor != 1 and rescale(model, place.name, 1 / factor)
+    held = factor != 1 and rescale(model, place.name, 1 / factor, users)
     slot = _slot(modules, place.name)
     if slot is not None and slot.se is None and (held or factor == 1):
         block = next(name for name, module in modules.items() if module is slot)

@@ -118,6 +118,11 @@ class Finder:
                 found.append(self._place(names[-1], step, "stage"))
         return found or list(self._plain())[:-1]
 
+    @property
+    def on_tokens(self) -> bool:
+        """Whether blocks work on tokens, `(B, N, C)`, as those of transformers and mixers do."""
+        return bool(self._mixing) or any(map(self._adds_tokens, self.graph.steps))
+
     def branches(self) -> Iterator[tuple[Step, Step]]:
         """(the branch's end, its start) of every residual block."""
         for step in self.graph.steps:
@@ -176,7 +181,7 @@ class Finder:
                 yield self._place(blocks[0], step, "parallel")
 
     def _plain(self) -> Iterator[Place]:
-        if self._mixing or any(map(self._adds_tokens, self.graph.steps)):
+        if self.on_tokens:
             return  # what convolutions a transformer or mixer has do not carry its features
         ends: dict[tuple[int, ...], Place] = {}
         for step in self.graph.steps:

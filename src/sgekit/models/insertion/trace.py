@@ -42,6 +42,8 @@ class Graph:
     calls: dict[str, int]
     spatial: int
     """The number of spatial dimensions of the network's maps."""
+    users: dict[str, set[str]]
+    """The modules that were running, innermost, where a weight was used, by its name."""
 
     def outputs(self) -> dict[str, Step]:
         """The last result of every module that computed one tensor."""
@@ -56,48 +58,57 @@ def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
     convolution. The run propagates shapes on the meta device; where the network needs numbers
     it runs with numbers, where its weights are. Raises InputError where neither works.
     """
-    arguments = _arguments(model, example_inputs)
-    try:
-        return _run(model, arguments, torch.device("meta"))
-    except Exception as on_meta:  # whatever a network raises when its numbers are missing
-        try:
-            return _run(model, arguments, None)
-        except Exception as error:
-            shapes = [tuple(t.shape) for t in _tensors(arguments)]
-            raise InputError(
-                f"{type(model).__name__} could not be run on an input of shape "
-                f"{', '.join(map(str, shapes))} to look for places ({_line(error)}); pass "
-                "example_inputs that it takes: a tensor, a tuple of arguments or a dict of keywords"
-            ) from on_meta
+    tried = _arguments(model, example_inputs)
+    failed: list[Exception] = []
+    for device in (torch.device("meta"), None):
+        for positional, keywords in tried:
+            try:
+                return _run(model, positional, keywords, device)
+            except Exception as error:  # whatever a network raises when its numbers are missing
+                failed.append(error)
+    shapes = {tuple(t.shape): None for t in _tensors(tried)}
+    raise InputError(
+        f"{type(model).__name__} could not be run on an input of shape "
+        f"{' or '.join(map(str, shapes))} to look for places ({_line(failed[len(tried)])}); pass "
+        "example_inputs that it takes: a tensor, a tuple of arguments or a dict of keywords"
+    ) from failed[0]
 
 
 def _line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _arguments(model: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(model: nn.Module, example: Any) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Positional arguments and keywords to run the network with, the likelier ones first."""
     if example is None:
-        return (torch.zeros(1, *input_size(model)),), {}
+        return [((torch.zeros(1, *size),), {}) for size in input_sizes(model)]
     if isinstance(example, Mapping):
-        return (), dict(example)
-    return (example if isinstance(example, tuple) else (example,)), {}
+        return [((), dict(example))]
+    return [(example if isinstance(example, tuple) else (example,), {})]
 
 
-def input_size(model: nn.Module) -> tuple[int, ...]:
-    """(C, *spatial) of an input: the network's own word (timm), or after its first convolution."""
+def input_sizes(model: nn.Module) -> list[tuple[int, ...]]:
+    """(C, *spatial) that an input may have: the network's own word (timm), its first convolution.
+
+    Where both are there and differ, the convolution's comes first (`in_chans` was given); it
+    is the other where what stands before it rearranges pixels (TResNet).
+    """
+    found = []
+    first = _first_convolution(model)
+    if first is not None:
+        found.append((first.in_channels, *SIZES[len(first.kernel_size)]))
     for name in ("pretrained_cfg", "default_cfg"):
         cfg = getattr(model, name, None)
-        size = cfg.get("input_size") if isinstance(cfg, Mapping) else None
-        first = _first_convolution(model)
-        if size and (first is None or first.in_channels == size[0]):
-            return tuple(size)
-    first = _first_convolution(model)
-    if first is None:
+        if size := cfg.get("input_size") if isinstance(cfg, Mapping) else None:
+            agrees = first is None or first.in_channels == size[0]
+            found.insert(0 if agrees else len(found), tuple(size))
+            break
+    if not found:
         raise InputError(
             f"{type(model).__name__} has no convolution, so the shape of its input is unknown; "
             "pass example_inputs"
         )
-    return (first.in_channels, *SIZES[len(first.kernel_size)])
+    return found
 
 
 def _first_convolution(model: nn.Module) -> Any:
@@ -128,7 +139,8 @@ def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 def _run(
     model: nn.Module,
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],
+    positional: tuple[Any, ...],
+    keywords: dict[str, Any],
     device: torch.device | None,
 ) -> Graph:
     """A run on `device`, or where the model is."""
@@ -138,8 +150,8 @@ def _run(
     placed = {name: buffer.clone() for name, buffer in model.named_buffers()} | weights
     if device is not None:
         placed = {name: tensor.to(device) for name, tensor in placed.items()}
-    positional, keywords = _moved(arguments, device or near.device, near.dtype)
-    watcher = _Watcher()
+    positional, keywords = _moved((positional, keywords), device or near.device, near.dtype)
+    watcher = _Watcher(placed)
     for tensor in _tensors((positional, keywords)):
         watcher.note(tensor, "input", [])
     with _kept(model), torch.no_grad(), _watched(model, watcher), watcher:
@@ -147,7 +159,7 @@ def _run(
     # Of the first convolution's output: a detector takes a list of pictures without a batch.
     maps = [len(step.shape) for step in watcher.steps if step.operation == "convolution"]
     maps += [t.ndim for t in _tensors((positional, keywords)) if t.ndim > 2]
-    return Graph(watcher.steps, watcher.calls, maps[0] - 2 if maps else 0)
+    return Graph(watcher.steps, watcher.calls, maps[0] - 2 if maps else 0, watcher.users)
 
 
 @contextmanager
@@ -193,9 +205,11 @@ def _watched(model: nn.Module, watcher: "_Watcher") -> Iterator[None]:
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operation's result that depends on the input."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
+        self.users: dict[str, set[str]] = {name: set() for name in weights}
+        self._weights = {id(tensor): name for name, tensor in weights.items()}
         self.calls: dict[str, int] = {}
         self._running: list[tuple[str, int]] = [("", 0)]
         # Tensors are told apart by their identity, so all are kept alive.
@@ -217,6 +231,9 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         inputs = self._steps_of((args, kwargs or {}))
+        for tensor in _tensors((args, kwargs or {})):
+            if name := self._weights.get(id(tensor)):
+                self.users[name].add(self._running[-1][0])
         if inputs:
             operation = func.overloadpacket.__name__
             for tensor in _tensors(out):
