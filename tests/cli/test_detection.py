@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sgekit.cli import main
 from sgekit.data import SceneConfig, write_scenes
+from sgekit.data.video import VideoReader, VideoWriter
 
 SMALL = [
     *("--detector", "retinanet", "--model", "resnet10_small", "--image-size", "64"),
@@ -55,6 +57,20 @@ def test_train_val_and_predict(
         assert 0 <= y <= y + height <= 64.01
         assert entry["score"] >= 0.01
     assert (out / found["images"][0]["picture"]).exists()
+
+    clip, out = tmp_path / "clip.mp4", tmp_path / "video"
+    with VideoWriter(clip, fps=10) as writer:
+        for file in sorted((boxes / "val").rglob("*.png"))[:5]:
+            writer.write(Image.open(file))
+    given = [*checkpoint, "--threshold", "0.01", "--batch-size", "2", "--out", str(out)]
+    assert main(["predict", str(clip), "--frames", "3", *given]) == 0
+    found = json.loads((out / "detections.json").read_text())
+    assert [entry["frame"] for entry in found["images"]] == [0, 1, 2]
+    assert [entry["seconds"] for entry in found["images"]] == [0, 0.1, 0.2]
+    assert {entry["image_id"] for entry in found["annotations"]} <= {0, 1, 2}
+    with VideoReader(str(out / "clip.mp4")) as drawn:
+        assert (drawn.fps, drawn.count) == (10, 3)
+        assert next(iter(drawn)).size == (512, 512)
 
 
 @pytest.mark.slow

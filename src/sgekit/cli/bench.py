@@ -7,6 +7,7 @@ with first and ninth deciles, and the time relative to none (else the first cont
 import argparse
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 from rich import box
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from sgekit.cli import options as shared
 from sgekit.cli import output
-from sgekit.comparison.cost import Load, measure
+from sgekit.comparison.cost import Load, measure, training_step
 from sgekit.comparison.memory import peak_memory
 from sgekit.comparison.results import Speed
 from sgekit.errors import InputError
@@ -111,7 +112,14 @@ def execute(options: argparse.Namespace) -> int:
     )
     for row in rows:
         console.print(f"measuring the peak memory of {row['attention']}", highlight=False)
-        memory = peak_memory(options.model, row["attention"], options.groups, load, {})
+        made = partial(
+            build,
+            options.model,
+            row["attention"],
+            groups=options.groups,
+            num_classes=load.num_classes,
+        )
+        memory = peak_memory(row["attention"], made, load, training_step)
         row["cost"] = costs[row["attention"]] | {"peak_memory_bytes": memory}
     Console().print(_table(options, baseline, rows))
     output.write_results(

@@ -1,22 +1,18 @@
-"""What `train`, `val` and `predict` do with detectors."""
+"""What `train` and `val` do with detectors."""
 
 import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from sgekit.cli import options as shared
 from sgekit.cli import output
-from sgekit.data.decode import decode
 from sgekit.data.detection import DetectionData
 from sgekit.detection.drawing import best_and_worst, draw_detections, image_scores, sheet
-from sgekit.detection.evaluation import CocoEvaluation, DetectionScores, encode_masks
-from sgekit.errors import InputError
+from sgekit.detection.evaluation import CocoEvaluation, DetectionScores
 from sgekit.files import write_atomic
 from sgekit.training.checkpoint import DetectorIdentity, identity_of, read_checkpoint
 from sgekit.training.detection_loaders import to_tensor
@@ -27,7 +23,6 @@ from sgekit.training.detection_run import (
     run_detection,
 )
 from sgekit.training.environment import environment
-from sgekit.training.evaluate import find_images
 from sgekit.training.machine import default_workers, resolve_device
 from sgekit.training.results import describe_data
 from sgekit.training.settings import RunSettings
@@ -188,105 +183,3 @@ def _table(scores: DetectionScores) -> list[str]:
         for name, value in scores.box.as_dict()["per_class"].items()
     ]
     return lines
-
-
-def predict(options: argparse.Namespace) -> int:
-    """Find objects in images: pictures with boxes and masks drawn, JSON in COCO's form."""
-    detector, who = load_detector(options.checkpoint)
-    files = find_images(options.images)
-    out = output.out_dir(options)
-    device = resolve_device(options.device)
-    size = shared.positive(options.batch_size, "--batch-size")
-    detector.to(device).eval()
-    images: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
-    skipped: list[Path] = []
-    for start in track(range(0, len(files), size), description="predicting"):
-        some, pictures = [], []
-        for file in files[start : start + size]:
-            try:
-                pictures.append(decode(file, str(file)))
-            except InputError:
-                if not options.skip_bad:
-                    raise
-                skipped.append(file)
-            else:
-                some.append(file)
-        if not some:
-            continue
-        with torch.inference_mode():
-            predictions = detector([to_tensor(picture).to(device) for picture in pictures])
-        for file, picture, prediction in zip(some, pictures, predictions, strict=True):
-            known = {name: value.float().cpu() for name, value in prediction.items()}
-            keep = known["scores"] >= options.threshold
-            known = {name: value[keep] for name, value in known.items()}
-            number = len(images)
-            entry: dict[str, Any] = {
-                "id": number,
-                "file_name": str(file),
-                "width": picture.width,
-                "height": picture.height,
-            }
-            if not options.no_pictures:
-                # Numbered, because files of different folders may share a name.
-                target = out / f"{number:05}-{shared.short(file.stem)}.png"
-                drawn = draw_detections(picture, known, who.classes, threshold=options.threshold)
-                drawn.save(target)
-                entry["picture"] = target.name
-            images.append(entry)
-            found += coco_results(number, known)
-            names = [who.classes[int(label) - 1] for label in known["labels"]]
-            counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
-            print(f"{file}: {counted or 'nothing'}")
-    if skipped and not images:
-        raise InputError(
-            f"none of {len(files)} files is an image that can be read, beginning with {files[0]}; "
-            "name other images or folders"
-        )
-    if skipped:
-        print(f"left out {len(skipped)} files that cannot be read: {', '.join(map(str, skipped))}")
-    content = {
-        "images": images,
-        "annotations": [{"id": number, **entry} for number, entry in enumerate(found, 1)],
-        "categories": [{"id": n, "name": name} for n, name in enumerate(who.classes, 1)],
-    }
-    write_atomic(out / "detections.json", json.dumps(content).encode())
-    output.write_results(
-        options,
-        "predict",
-        {
-            "checkpoint": options.checkpoint,
-            "network": who.plain(),
-            "threshold": options.threshold,
-            "images": len(images),
-            "objects": len(found),
-            "detections": "detections.json",
-            "skipped": [str(file) for file in skipped],
-        },
-    )
-    return 0
-
-
-def coco_results(image_id: int, prediction: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
-    """One image's detections in COCO's form: boxes as x, y, width, height, masks as run lengths."""
-    boxes = prediction["boxes"]
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    entries: list[dict[str, Any]] = [
-        {
-            "image_id": image_id,
-            "category_id": int(label),
-            "bbox": [round(value, 2) for value in (*box[:2], *size)],
-            "score": round(score, 5),
-        }
-        for box, size, label, score in zip(
-            boxes.tolist(),
-            sizes.tolist(),
-            prediction["labels"].tolist(),
-            prediction["scores"].tolist(),
-            strict=True,
-        )
-    ]
-    if "masks" in prediction:
-        for entry, coded in zip(entries, encode_masks(prediction["masks"]), strict=True):
-            entry["segmentation"] = {**coded, "counts": coded["counts"].decode("ascii")}
-    return entries

@@ -9,6 +9,7 @@ from rich.progress import track
 from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.data.decode import decode
+from sgekit.data.video import is_video
 from sgekit.errors import InputError
 from sgekit.training.checkpoint import load_network
 from sgekit.training.evaluate import find_images, predict
@@ -16,11 +17,18 @@ from sgekit.training.machine import resolve_device
 
 EXAMPLES = """examples:
   sgekit predict cat.jpg --checkpoint runs/photos/best.ckpt
-  sgekit predict holiday/ --checkpoint runs/photos/best.ckpt --top 3 --out labelled"""
+  sgekit predict holiday/ --checkpoint runs/photos/best.ckpt --top 3 --out labelled
+  sgekit predict clip.mp4 --checkpoint runs/cells/best.ckpt --threshold 0.6
+  sgekit predict 0 --frames 300 --checkpoint runs/cells/best.ckpt"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", metavar="IMAGE|DIR", help="image files or folders")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE|DIR|VIDEO",
+        help="image files or folders; for a detector also one video file or camera's index",
+    )
     parser.add_argument(
         "--checkpoint",
         required=True,
@@ -34,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="FLOAT",
         help="least score of an object that a detector finds (0.5)",
+    )
+    parser.add_argument(
+        "--frames", type=int, metavar="INT", help="of a video or camera, at most (all)"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="INT", help="(32)")
     parser.add_argument("--no-pictures", action="store_true", help="write results.json only")
@@ -70,10 +81,15 @@ def draw(file: Path, labels: list[tuple[str, float]]) -> Image.Image:
 
 
 def execute(options: argparse.Namespace) -> int:
-    from sgekit.cli import detection
+    from sgekit.cli import detection, detection_predict
 
     if detection.is_detectors(options.checkpoint):
-        return detection.predict(options)
+        return detection_predict.predict(options)
+    if videos := [source for source in options.images if is_video(source)]:
+        raise InputError(
+            f"{videos[0]} is a video or camera, which only a detector takes; "
+            f"{options.checkpoint} is a classifier"
+        )
     network, who = load_network(options.checkpoint)
     files = find_images(options.images)
     out = output.out_dir(options)

@@ -1,17 +1,20 @@
 """What the contenders cost, measured once for each comparison."""
 
 import json
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from sgekit.comparison import detection
-from sgekit.comparison.cost import Load, measure
+from sgekit.comparison.cost import Load, inference, measure, training_step
 from sgekit.comparison.detection import DetectorLoad
-from sgekit.comparison.memory import peak_memory
+from sgekit.comparison.memory import Step, peak_memory
 from sgekit.comparison.plan import Plan
 from sgekit.comparison.results import Cost
 from sgekit.data import ImageData
@@ -49,41 +52,49 @@ def known_costs(
 def _classifiers(
     plan: Plan, recipe: Recipe, classes: int, device: str, console: Console
 ) -> dict[str, Cost]:
-    load, extras = Load.of(recipe, classes, device), build_extras(recipe)
-    known = measure(
-        lambda attention: build(
-            plan.model, attention, groups=plan.groups, num_classes=classes, **extras
-        ),
-        list(plan.attention),
-        plan.baseline,
-        load,
-        seconds=SECONDS,
-        progress=lambda text: console.print(text, highlight=False),
-    )
-    console.print(f"measuring the peak memory of {', '.join(plan.attention)}", highlight=False)
-    # Every contender in a process of its own, two at a time where they do not share a device.
-    with ThreadPoolExecutor(2 if device == "cpu" else 1) as pool:
-        peaks = pool.map(
-            lambda name: peak_memory(plan.model, name, plan.groups, load, extras), plan.attention
-        )
-        for attention, peak in zip(plan.attention, peaks, strict=True):
-            known[attention]["peak_memory_bytes"] = peak
-    return known
+    extras = build_extras(recipe)
+    make = partial(build, plan.model, groups=plan.groups, num_classes=classes, **extras)
+    load = Load.of(recipe, classes, device)
+    return _measured(plan, {name: partial(make, name) for name in plan.attention}, load, console)
 
 
 def _detectors(
     plan: Plan, recipe: DetectionRecipe, classes: int, device: str, console: Console
 ) -> dict[str, Cost]:
     settings = {run.attention: run for run in plan.runs(Path())}
-    return measure(
-        lambda attention: build_detector(settings[attention], classes),
-        list(plan.attention),
+    makers = {name: partial(build_detector, settings[name], classes) for name in plan.attention}
+    load = DetectorLoad.of(plan, recipe, classes, device)
+    return _measured(
+        plan, makers, load, console, training=detection.training_step, using=detection.inference
+    )
+
+
+def _measured(
+    plan: Plan,
+    makers: Mapping[str, Callable[[], nn.Module]],
+    load: Load | DetectorLoad,
+    console: Console,
+    training: Step = training_step,
+    using: Step = inference,
+) -> dict[str, Cost]:
+    known = measure(
+        lambda name: makers[name](),
+        list(makers),
         plan.baseline,
-        DetectorLoad.of(plan, recipe, classes, device),
+        load,
         seconds=SECONDS,
         progress=lambda text: console.print(text, highlight=False),
-        kinds={"training": detection.training_step, "inference": detection.inference},
+        kinds={"training": training, "inference": using},
     )
+    console.print(f"measuring the peak memory of {', '.join(makers)}", highlight=False)
+    # Every contender in a process of its own, two at a time where they do not share a device.
+    with ThreadPoolExecutor(2 if load.device == "cpu" else 1) as pool:
+        peaks = pool.map(
+            lambda name: peak_memory(name, makers[name], load, training), plan.attention
+        )
+        for name, peak in zip(plan.attention, peaks, strict=True):
+            known[name]["peak_memory_bytes"] = peak
+    return known
 
 
 def _read(file: Path, machine: dict[str, Any]) -> dict[str, Cost]:

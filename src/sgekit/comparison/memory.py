@@ -5,55 +5,45 @@ grew over its size with the network built, which only a fresh process can tell: 
 an earlier network freed would hide the growth. So this file is also a program.
 """
 
-import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from sgekit.comparison.cost import Load, training_step
 from sgekit.errors import InputError
-from sgekit.models import build
+
+Step = Callable[[nn.Module, Any], Callable[[], None]]
+"""From a network and a load to a function that takes a training step."""
 
 
-def peak_memory(
-    model: str,
-    attention: str,
-    groups: int | str | None,
-    load: Load,
-    extra: dict[str, Any],
-) -> int | None:
-    """Bytes of one training step above the network's own; ``extra`` goes to ``build``.
+def peak_memory(name: str, build: Callable[[], nn.Module], load: Any, training: Step) -> int | None:
+    """Bytes of one training step above the network's own; `name` is for messages.
 
-    None where nothing tells it: on Windows, and on devices other than CPU and CUDA.
-    Raises InputError where the measuring process fails, with its last line.
+    `build` and `training` are pickled: functions of modules, or partials of such. `load` is a
+    `Load` or a `DetectorLoad`. None where nothing tells it: on Windows, and on devices other
+    than CPU and CUDA. Raises InputError where the measuring process fails, with its last line.
     """
     if load.device not in ("cpu", "cuda") or sys.platform == "win32":
         return None
-    task = {
-        "model": model,
-        "attention": attention,
-        "groups": groups,
-        "load": asdict(load),
-    }
     child = subprocess.run(
         [sys.executable, "-m", "sgekit.comparison.memory"],
-        input=json.dumps(task | {"extra": extra}),
+        input=pickle.dumps((build, load, training)),
         # glibc gives freed tensors back at once, so that the figure repeats.
         env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
-        text=True,
         check=False,
     )
     if child.returncode:
-        lines = child.stderr.strip().splitlines() or ["no message"]
-        raise InputError(f"the peak memory of {attention} could not be measured: {lines[-1]}")
-    return int(json.loads(child.stdout.strip().splitlines()[-1])["bytes"])
+        lines = child.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise InputError(f"the peak memory of {name} could not be measured: {lines[-1]}")
+    return int(child.stdout.split()[-1])
 
 
 def _status(field: str) -> int:
@@ -80,28 +70,18 @@ def _grown_by(step: Callable[[], None]) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
-def _measure(task: dict[str, Any]) -> int:
-    load = Load(**task["load"])
-    network = load.place(
-        build(
-            task["model"],
-            task["attention"],
-            groups=task["groups"],
-            num_classes=load.num_classes,
-            **task["extra"],
-        )
-    )
-    # A tiny step first, so that loading the kernels' libraries does not count.
-    small = Load(**{**task["load"], "batch_size": 2})
-    training_step(network, small)()
+def _measure(build: Callable[[], nn.Module], load: Any, training: Step) -> int:
+    network = load.place(build())
+    # A smaller step first, so that loading the kernels' libraries does not count.
+    training(network, replace(load, batch_size=min(2, load.batch_size)))()
     if load.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        training_step(network, load)()
+        training(network, load)()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    return _grown_by(training_step(network, load))
+    return _grown_by(training(network, load))
 
 
 if __name__ == "__main__":
-    print(json.dumps({"bytes": _measure(json.load(sys.stdin))}))
+    print(_measure(*pickle.load(sys.stdin.buffer)))

@@ -81,9 +81,11 @@ class DetectorIdentity:
     classes: tuple[str, ...]
     min_size: int
     max_size: int
+    anchor_sizes: tuple[float, ...]
 
     def plain(self) -> dict[str, Any]:
-        return asdict(self) | {"classes": list(self.classes)}
+        lists = {"classes": list(self.classes), "anchor_sizes": list(self.anchor_sizes)}
+        return asdict(self) | lists
 
     def differences(self, other: "DetectorIdentity | Identity") -> str:
         """In words, where another network departs from this one; empty if nowhere."""
@@ -164,8 +166,9 @@ def identity_of(checkpoint: dict[str, Any], path: str | Path) -> Identity | Dete
         raise InputError(f"{path} was not written by sgekit: it does not say which network it is")
     kind = DetectorIdentity if "detector" in plain else Identity
     try:
-        return kind(**(plain | {"classes": tuple(plain["classes"])}))
-    except (KeyError, TypeError) as error:
+        lists = {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}
+        return kind(**(plain | lists))
+    except TypeError as error:
         raise InputError(f"{path} was written by another version of sgekit: {error}") from error
 
 

@@ -23,6 +23,9 @@ class DetectionRecipe:
     one of ``min_size`` at random, in evaluation the last of them, the longer at most
     ``max_size``. ``jitter`` is the range of large-scale jitter (arXiv 2012.07177): the picture
     is scaled by a factor from it and cut or padded to ``max_size``; (1, 1) is off.
+    ``anchor_sizes`` are the pixels a side of the anchors on the pyramid's five maps, in the
+    resized picture; small objects want smaller ones. ``box_batch_size_per_image`` is the
+    number of a picture's proposals that the box head learns from (RetinaNet has none).
     """
 
     name: str
@@ -43,6 +46,8 @@ class DetectionRecipe:
     max_size: int = 1333
     hflip: float = 0.5
     jitter: tuple[float, ...] = (1.0, 1.0)
+    anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    box_batch_size_per_image: int = 512
     norm: Norm = "frozen"
     frozen_stages: int = 2
     accumulate: int = 1
@@ -56,7 +61,7 @@ class DetectionRecipe:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, float) and not math.isfinite(number):
                     raise InputError(f"{field.name} must be a finite number, got {number}")
-        for name in ("epochs", "batch_size", "max_size", "accumulate"):
+        for name in ("epochs", "batch_size", "max_size", "accumulate", "box_batch_size_per_image"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "lr_batch", "weight_decay", "warmup_steps", "clip_grad_norm"):
@@ -75,6 +80,8 @@ class DetectionRecipe:
             )
         if len(self.jitter) != 2 or not 0 < self.jitter[0] <= self.jitter[1]:
             raise InputError(f"jitter must be two numbers 0 < a <= b, got {self.jitter}")
+        if len(self.anchor_sizes) != 5 or min(self.anchor_sizes) <= 0:
+            raise InputError(f"anchor_sizes must be 5 numbers above 0, got {self.anchor_sizes}")
         if not 0 <= self.frozen_stages <= 5:
             raise InputError(f"frozen_stages must be 0 to 5, got {self.frozen_stages}")
         if any(m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):
@@ -136,6 +143,8 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
             warmup_steps=50,
             min_size=(128,),
             max_size=214,
+            anchor_sizes=(8, 16, 32, 64, 128),
+            box_batch_size_per_image=64,
             norm="group",
             frozen_stages=0,
         ),

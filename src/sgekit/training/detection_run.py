@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from sgekit.data.detection import DetectionData, DetectionSplit
-from sgekit.detection import create_detector
+from sgekit.detection import DETECTORS, create_detector
 from sgekit.detection.evaluation import CocoEvaluation
 from sgekit.errors import InputError
 from sgekit.files import write_atomic
@@ -64,6 +64,10 @@ def check_data(detector: str, data: DetectionData) -> None:
 def build_detector(settings: RunSettings, classes: int) -> nn.Module:
     """The detector at its start; what those with one seed share starts at the same values."""
     recipe = settings.detection
+    kind = DETECTORS.get(str(settings.detector))
+    sampled: dict[str, Any] = {}
+    if kind is not None and not kind.dense:
+        sampled["box_batch_size_per_image"] = recipe.box_batch_size_per_image
     seed_everything(settings.seed)
     detector: nn.Module = create_detector(
         str(settings.detector),
@@ -78,6 +82,8 @@ def build_detector(settings: RunSettings, classes: int) -> nn.Module:
         checkpoint=settings.checkpoint,
         min_size=recipe.min_size,
         max_size=recipe.max_size,
+        anchor_sizes=recipe.anchor_sizes,
+        **sampled,
     )
     return detector
 
@@ -94,6 +100,7 @@ def detector_identity(settings: RunSettings, classes: tuple[str, ...]) -> Detect
         classes=classes,
         min_size=recipe.min_size[-1],
         max_size=recipe.max_size,
+        anchor_sizes=recipe.anchor_sizes,
     )
 
 
@@ -195,6 +202,7 @@ def load_detector(path: str | Path) -> tuple[nn.Module, DetectorIdentity]:
         norm=who.norm,  # type: ignore[arg-type]
         min_size=who.min_size,
         max_size=who.max_size,
+        anchor_sizes=who.anchor_sizes,
     )
     try:
         detector.load_state_dict(weights_of(checkpoint))
