@@ -1,6 +1,5 @@
 """What a comparison of detectors has of its own: cost, and scores by size and threshold."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sgekit.comparison.cost import AUTOCAST
+from sgekit.comparison.found import read_matches
 from sgekit.comparison.plan import Plan
 from sgekit.comparison.results import Contender, Results, Run, ScoreDifference
 from sgekit.comparison.statistics import paired_difference
 from sgekit.comparison.tables import SCORES
 from sgekit.data.detection import DetectionData
 from sgekit.detection.bootstrap import paired_bootstrap
-from sgekit.detection.evaluation import CocoEvaluation, Kind
-from sgekit.detection.matching import Matches
-from sgekit.errors import InputError
 from sgekit.models import count_operations
 from sgekit.training.detection_recipes import DetectionRecipe
-from sgekit.training.detection_run import DETECTIONS, build_detector
+from sgekit.training.detection_run import build_detector
 from sgekit.training.settings import RunSettings
 
 
@@ -150,7 +147,7 @@ def score_differences(
             if any(_scores(run)[kind] is None for run in (*own.values(), *base.values())):
                 continue
             sides = [
-                [_matches(truth, folders[who, seed], kind) for seed in seeds]
+                [read_matches(truth, folders[who, seed], kind) for seed in seeds]
                 for who in (name, results["baseline"])
             ]
             images = paired_bootstrap(sides[0], sides[1], resamples=resamples)
@@ -198,16 +195,3 @@ def _row(
 
 def _scores(run: Run) -> Any:
     return run["scores"]  # type: ignore[typeddict-item]
-
-
-def _matches(truth: dict[str, Any], folder: Path, kind: Kind) -> Matches:
-    file = folder / DETECTIONS
-    try:
-        detections = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{file} cannot be read ({error}); delete {folder} to train this run again"
-        ) from error
-    evaluation = CocoEvaluation(truth, kind == "mask")
-    evaluation.load(detections)
-    return evaluation.matches(kind)

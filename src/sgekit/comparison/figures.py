@@ -28,8 +28,8 @@ from sgekit.comparison.results import (
     metric_of,
 )
 
-_WIDTH = 4.9
-_DASHES = ("--", "-", "-.", ":")
+WIDTH = 4.9
+DASHES = ("--", "-", "-.", ":")
 
 
 def curves(results: Results, theme: Theme = LIGHT) -> Figure:
@@ -37,11 +37,11 @@ def curves(results: Results, theme: Theme = LIGHT) -> Figure:
 
     The mean covers the epochs that all of a contender's runs have; one seed has no band.
     """
-    drawn = figure(_WIDTH, 3.9, theme)
+    drawn = figure(WIDTH, 3.9, theme)
     axes = drawn.add_subplot()
     any_curve = False
     key = f"val_{metric_of(results).key}"
-    for index, (contender, dash) in enumerate(zip(_ordered(results), cycle(_DASHES), strict=False)):
+    for index, (contender, dash) in enumerate(zip(ordered(results), cycle(DASHES), strict=False)):
         colour = theme.colour(index)
         lines = [line for run in contender["runs"] if (line := _line(run["curve"], key))]
         if not lines:
@@ -85,9 +85,9 @@ def differences(results: Results, theme: Theme = LIGHT) -> Figure:
     """
     others = _others(results)
     names = [short_lines(other["attention"], results.get("sweep")) for other in others]
-    drawn = figure(_WIDTH, 1.5 + sum(0.45 + 0.17 * len(name) for name in names or [[""]]), theme)
+    drawn = figure(WIDTH, 1.5 + sum(0.45 + 0.17 * len(name) for name in names or [[""]]), theme)
     axes = drawn.add_subplot()
-    reference = accuracies(_ordered(results)[0])
+    reference = accuracies(ordered(results)[0])
     labels = []
     shown = False
     for index, (contender, lines) in enumerate(zip(others, names, strict=True)):
@@ -150,7 +150,7 @@ def costs(results: Results, theme: Theme = LIGHT) -> Figure:
     """Bars of training and inference time relative to the baseline, from 1.00×, with the spread."""
     others = [c for c in _others(results) if c.get("cost") is not None]
     names = [short_lines(other["attention"], results.get("sweep")) for other in others]
-    drawn = figure(_WIDTH, 1.6 + sum(0.33 + 0.17 * len(name) for name in names or [[""]]), theme)
+    drawn = figure(WIDTH, 1.6 + sum(0.33 + 0.17 * len(name) for name in names or [[""]]), theme)
     left, right = drawn.subplots(1, 2, sharey=True)
     base = display_name(baseline_of(results))
     if not others:
@@ -158,7 +158,7 @@ def costs(results: Results, theme: Theme = LIGHT) -> Figure:
         note(right, "", theme)
         drawn.text(0.5, 0.5, "No cost has been measured.", ha="center", color=theme.muted)
         return drawn
-    order = [contender["attention"] for contender in _ordered(results)]
+    order = [contender["attention"] for contender in ordered(results)]
     ratios: list[Spread] = []
     for index, contender in enumerate(others):
         colour = theme.colour(order.index(contender["attention"]))
@@ -199,14 +199,14 @@ def _bar(axes: Axes, index: int, ratio: Spread, colour: str, theme: Theme) -> No
     )
 
 
-def _ordered(results: Results) -> list[Contender]:
+def ordered(results: Results) -> list[Contender]:
     """The baseline first, the others as they come: the index tells the colour."""
     baseline = baseline_of(results)
     return sorted(results["contenders"], key=lambda contender: contender["attention"] != baseline)
 
 
 def _others(results: Results) -> list[Contender]:
-    return _ordered(results)[1:]
+    return ordered(results)[1:]
 
 
 def _speeds(cost: Cost | None) -> tuple[Speed | None, Speed | None]:

@@ -1,26 +1,25 @@
 """The report: one self-contained HTML file, and its figures as PNG beside it."""
 
-import base64
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from sgekit.analysis import Example
 from sgekit.comparison import formats
-from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
+from sgekit.comparison.detection_report import detection_parts
+from sgekit.comparison.evidence import Evidence
 from sgekit.comparison.figures import costs, curves, differences
 from sgekit.comparison.gate_figure import FLAT, gates
+from sgekit.comparison.pictures import Picture, picture
 from sgekit.comparison.results import Results, baseline_of, metric_of
 from sgekit.comparison.summary import summarise
 from sgekit.comparison.sweep_figure import sweep
-from sgekit.comparison.tables import rows, score_rows
+from sgekit.comparison.tables import rows
 from sgekit.files import write_atomic
 from sgekit.models.contender import first_of
 
@@ -36,22 +35,15 @@ _RUN_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A figure in both themes as data URIs, with its text for those who don't see it."""
-
-    light: str
-    dark: str
-    alt: str
-    caption: str
-
-
-def write_report(results: Results, examples: Sequence[Example], out: Path) -> Path:
+def write_report(
+    results: Results, examples: Sequence[Example], out: Path, evidence: Evidence | None = None
+) -> Path:
     """Write ``report.html`` and the figures as PNG into ``out``; returns the report's path.
 
     ``results`` as `summary.summarise` returns them; runs, costs and examples may be missing, and
-    the report says so. The HTML needs no other file and no network. Files are replaced atomically.
-    Raises `InputError` where there are no contenders or a file cannot be written.
+    the report says so. ``evidence`` is what detectors found (`evidence.gather`). The HTML needs no
+    other file and no network. Files are replaced atomically. Raises `InputError`
+    where there are no contenders or a file cannot be written.
     """
     if "conclusion" not in results:
         results = summarise(results)
@@ -62,7 +54,9 @@ def write_report(results: Results, examples: Sequence[Example], out: Path) -> Pa
         results=results,
         metric=metric_of(results),
         run_columns=_RUN_COLUMNS[metric_of(results).key],
-        scores=score_rows(results),
+        detection=detection_parts(results, evidence, out)
+        if metric_of(results).key == "ap"
+        else None,
         settings=results["settings"],
         compared=_compared(results),
         shown=first_of("sge", run),
@@ -80,16 +74,16 @@ def write_report(results: Results, examples: Sequence[Example], out: Path) -> Pa
     return path
 
 
-def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
+def _charts(results: Results, out: Path) -> dict[str, Picture | None]:
     """The charts for which there is something to draw; the others are None."""
     contenders = results["contenders"]
     told = rows(results)
     noun = formats.capital(metric_of(results).noun)
     names = ("differences", "sweep", "curves", "costs")
-    charts: dict[str, _Picture | None] = dict.fromkeys(names)
+    charts: dict[str, Picture | None] = dict.fromkeys(names)
     if any(contender.get("difference") for contender in contenders):
         cells = "; ".join(f"{row.attention} {row.difference}" for row in told)
-        charts["differences"] = _picture(
+        charts["differences"] = picture(
             "differences",
             partial(differences, results),
             out,
@@ -100,7 +94,7 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
             charts["sweep"] = _sweep(results, out)
     if any(run["curve"] for contender in contenders for run in contender["runs"]):
         cells = "; ".join(f"{row.attention} ends at {row.accuracy}" for row in told)
-        charts["curves"] = _picture(
+        charts["curves"] = picture(
             "curves",
             partial(curves, results),
             out,
@@ -112,7 +106,7 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
         cells = "; ".join(
             f"{row.attention} training {row.training}, inference {row.inference}" for row in told
         )
-        charts["costs"] = _picture(
+        charts["costs"] = picture(
             "costs",
             partial(costs, results),
             out,
@@ -123,7 +117,7 @@ def _charts(results: Results, out: Path) -> dict[str, _Picture | None]:
     return charts
 
 
-def _sweep(results: Results, out: Path) -> _Picture:
+def _sweep(results: Results, out: Path) -> Picture:
     swept = results["sweep"]
     options = " and ".join(swept["options"])
     names = [contender["attention"] for contender in results["contenders"]]
@@ -132,7 +126,7 @@ def _sweep(results: Results, out: Path) -> _Picture:
         f"{formats.values_text(values)}: {by_name[name].difference}"
         for name, values in swept["values"].items()
     )
-    return _picture(
+    return picture(
         "sweep",
         partial(sweep, results),
         out,
@@ -153,13 +147,13 @@ def _compared(results: Results) -> str:
     return ", ".join(names)
 
 
-def _example(number: int, example: Example, out: Path) -> _Picture:
+def _example(number: int, example: Example, out: Path) -> Picture:
     groups = ", ".join(str(maps.group) for maps in example.maps)
     alt = (
         f"{example.title}: the image, and for groups {groups} of {example.layer} the vector length "
         "before, the gate, and the vector length after"
     )
-    return _picture(f"example-{number}", partial(gates, example), out, alt, example.title)
+    return picture(f"example-{number}", partial(gates, example), out, alt, example.title)
 
 
 def _environment() -> Environment:
@@ -181,18 +175,6 @@ def _environment() -> Environment:
         text=_text,
     )
     return environment
-
-
-def _picture(
-    name: str, draw: Callable[[Theme], Figure], out: Path, alt: str, caption: str
-) -> _Picture:
-    light, dark = png(draw(LIGHT)), png(draw(DARK))
-    write_atomic(out / f"{name}.png", light)
-    return _Picture(_uri(light), _uri(dark), alt, caption)
-
-
-def _uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
 
 
 def _opened(example: Example) -> bool:

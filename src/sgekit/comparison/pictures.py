@@ -1,0 +1,49 @@
+"""Pictures of a report: embedded in the page, and as files beside it."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
+from sgekit.files import write_atomic
+
+# Of photographs: coloured lines stay clean, and a strip of three has about 100 KB.
+_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in both themes as data URIs, with its text for those who don't see it."""
+
+    light: str
+    dark: str
+    alt: str
+    caption: str
+
+
+def picture(
+    name: str, draw: Callable[[Theme], Figure], out: Path, alt: str, caption: str
+) -> Picture:
+    """The figure for a page; its light form is written to ``out`` as ``name``.png."""
+    light, dark = png(draw(LIGHT)), png(draw(DARK))
+    write_atomic(out / f"{name}.png", light)
+    return Picture(_uri(light, "png"), _uri(dark, "png"), alt, caption)
+
+
+def photograph(name: str, image: Image.Image, out: Path, alt: str, caption: str) -> Picture:
+    """An image for a page, the same in both themes; written to ``out`` as ``name``.jpg."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
+    content = buffer.getvalue()
+    write_atomic(out / f"{name}.jpg", content)
+    uri = _uri(content, "jpeg")
+    return Picture(uri, uri, alt, caption)
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
