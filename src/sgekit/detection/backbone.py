@@ -25,8 +25,6 @@ from sgekit.models.zoo import PREFIX, default_groups
 from sgekit.modules import ATTENTION
 
 STRIDES = (4, 8, 16, 32)
-CHANNELS = 256
-"""Of every map of the pyramid."""
 STAGES = 5
 """What can be frozen: the stem and the stages that end at the four strides."""
 
@@ -52,10 +50,9 @@ class PyramidBackbone(nn.Module):
     stays in evaluation mode.
     """
 
-    out_channels = CHANNELS
-
-    def __init__(self, body: nn.Module, fpn: Any, spec: Spec, norm: Norm) -> None:
+    def __init__(self, body: nn.Module, fpn: Any, spec: Spec, norm: Norm, channels: int) -> None:
         super().__init__()
+        self.out_channels = channels
         self.body = body
         self.fpn = fpn
         self.spec = spec
@@ -133,6 +130,7 @@ def pyramid_backbone(
     norm: Norm,
     pretrained: bool,
     in_chans: int,
+    fpn_channels: int,
 ) -> PyramidBackbone:
     """A backbone without attention yet; `attend` puts it in when the rest of the detector is made.
 
@@ -155,11 +153,11 @@ def pyramid_backbone(
         )
     fpn = FeaturePyramidNetwork(
         channels[-levels:],
-        CHANNELS,
-        LastLevelMaxPool() if levels == 4 else LastLevelP6P7(CHANNELS, CHANNELS),
+        fpn_channels,
+        LastLevelMaxPool() if levels == 4 else LastLevelP6P7(fpn_channels, fpn_channels),
         group_norm if norm == "group" else None,
     )
-    backbone = PyramidBackbone(body, fpn, spec, norm)
+    backbone = PyramidBackbone(body, fpn, spec, norm, fpn_channels)
     backbone.lost_norms = exchanged
     return backbone
 
@@ -167,9 +165,10 @@ def pyramid_backbone(
 def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
     """Put the attention of the backbone's spec into its body; returns the layers' names."""
     spec = backbone.spec
-    if parse(spec.attention).name == "none":
+    name = parse(spec.attention).name
+    if name == "none":
         return []
-    groups = spec.groups
+    groups = spec.groups if name == "sge" else "auto"
     if groups is None:
         groups = default_groups(spec.name) if any(slots(backbone.body)) else "auto"
     try:

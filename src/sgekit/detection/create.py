@@ -64,6 +64,8 @@ def create_detector(
     in_chans: int = 3,
     anchor_sizes: Sequence[float] = (32, 64, 128, 256, 512),
     aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    fpn_channels: int = 256,
+    head_width: int = 1024,
     **options: Any,
 ) -> nn.Module:
     """A detector on a network of timm with a feature pyramid.
@@ -87,7 +89,10 @@ def create_detector(
 
     Pictures are resized so that the shorter side has `min_size` (in training one of several, if
     so given; in evaluation the last) and the longer at most `max_size`. `anchor_sizes` are those
-    of the pyramid's five maps. Other options are torchvision's, such as `box_score_thresh`.
+    of the pyramid's five maps. `fpn_channels` are those of every map of the pyramid and of the
+    convolutions of the heads, `head_width` the numbers in the box heads' hidden layers (RetinaNet
+    has none): the papers' by default, less for small pictures and few cores. Other options are
+    torchvision's, such as `box_score_thresh`.
 
     Two networks of the same random seed share what they have in common, whatever the attention.
     Attributes: `detector_name`, `num_classes`, `has_masks`, and `loaded`, which says what came
@@ -99,6 +104,7 @@ def create_detector(
     kind = _kind(name)
     _check(num_classes, norm, frozen_stages, in_chans, min_size, max_size, pretrained, checkpoint)
     _check_anchors(anchor_sizes, aspect_ratios)
+    _check_widths(fpn_channels, head_width)
     _check_options(name, kind, options)
     body = pyramid_backbone(
         backbone,
@@ -108,6 +114,7 @@ def create_detector(
         norm=norm,
         pretrained=pretrained,
         in_chans=in_chans,
+        fpn_channels=fpn_channels,
     )
     mean, std = body.mean_and_std()
     settings = {
@@ -118,9 +125,10 @@ def create_detector(
     } | options
     boxes = heads.anchors(anchor_sizes, aspect_ratios, scales=3 if kind.dense else 1)
     make: Callable[..., nn.Module] = heads.retinanet
-    extra: dict[str, bool] = {}
+    extra: dict[str, Any] = {}
     if not kind.dense:
-        make, extra = heads.rcnn, {"masks": kind.masks, "cascade": kind.cascade}
+        extra = {"masks": kind.masks, "cascade": kind.cascade, "width": head_width}
+        make = heads.rcnn
     model: Any = make(body, num_classes, boxes, settings, normed=norm == "group", **extra)
     # Last, so that what it draws at random changes nothing else.
     attend(body, preserve=pretrained)
@@ -183,6 +191,12 @@ def _check_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> None:
         raise InputError(
             f"anchor_sizes must be 5, one for each map of the pyramid, not {len(sizes)}"
         )
+
+
+def _check_widths(fpn_channels: int, head_width: int) -> None:
+    for option, value in (("fpn_channels", fpn_channels), ("head_width", head_width)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{option} must be a whole number above 0, not {value!r}")
 
 
 def _check_options(name: str, kind: Kind, options: dict[str, Any]) -> None:

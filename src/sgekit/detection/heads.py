@@ -9,16 +9,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from sgekit.detection.backbone import CHANNELS, PyramidBackbone
+from sgekit.detection.backbone import PyramidBackbone
 from sgekit.detection.cascade import STAGES, CascadeRoIHeads, ClassAgnosticPredictor
 from sgekit.detection.norms import group_norm
 
-WIDTH = 1024
-"""Of the box heads' hidden layers."""
 ROI = 7
 """Pixels a side of what RoIAlign gives the box heads."""
 
@@ -32,24 +34,27 @@ def rcnn(
     masks: bool,
     cascade: bool,
     normed: bool,
+    width: int,
 ) -> nn.Module:
     """Faster, Mask or Cascade R-CNN. `normed`: GroupNorm in the heads, and four convolutions and
-    one linear layer for boxes in place of two linear ones (arXiv 1803.08494, section 4.2)."""
-    cls = MaskRCNN if masks else FasterRCNN
-    given: dict[str, Any] = {"num_classes": num_classes + 1, "rpn_anchor_generator": anchors}
+    one linear layer for boxes in place of two linear ones (arXiv 1803.08494, section 4.2).
+    `width` is that of the box heads' hidden layers; the convolutions have the pyramid's."""
+    channels = backbone.out_channels
+    # Without a number torchvision's class makes no predictor of its own.
+    given: dict[str, Any] = {"num_classes": None, "rpn_anchor_generator": anchors}
     if cascade:
-        # Two lists, so the class may not make a predictor of its own and asks for no number.
-        given["num_classes"] = None
-        given["box_head"] = nn.ModuleList(_box_head(normed) for _ in STAGES)
+        given["box_head"] = nn.ModuleList(_box_head(channels, width, normed) for _ in STAGES)
         given["box_predictor"] = nn.ModuleList(
-            ClassAgnosticPredictor(WIDTH, num_classes) for _ in STAGES
+            ClassAgnosticPredictor(width, num_classes) for _ in STAGES
         )
-        if masks:
-            given["mask_predictor"] = MaskRCNNPredictor(256, 256, num_classes + 1)
-    elif normed:
-        given["box_head"] = _box_head(normed)
-    if masks and normed:
-        given["mask_head"] = MaskRCNNHeads(CHANNELS, (256,) * 4, 1, norm_layer=group_norm)
+    else:
+        given["box_head"] = _box_head(channels, width, normed)
+        given["box_predictor"] = FastRCNNPredictor(width, num_classes + 1)
+    if masks:
+        layers, norm = (channels,) * 4, group_norm if normed else None
+        given["mask_head"] = MaskRCNNHeads(channels, layers, 1, norm_layer=norm)
+        given["mask_predictor"] = MaskRCNNPredictor(channels, channels, num_classes + 1)
+    cls = MaskRCNN if masks else FasterRCNN
     model: Any = cls(backbone, **given, **options)
     if cascade:
         model.roi_heads = CascadeRoIHeads(model.roi_heads)
@@ -70,7 +75,7 @@ def retinanet(
 ) -> nn.Module:
     """RetinaNet. `normed`: GroupNorm in the two towers."""
     head = RetinaNetHead(
-        CHANNELS,
+        backbone.out_channels,
         anchors.num_anchors_per_location()[0],
         num_classes + 1,
         norm_layer=group_norm if normed else None,
@@ -114,10 +119,16 @@ def _widened(value: Any) -> Any:
     return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
 
 
-def _box_head(normed: bool) -> nn.Module:
+def _box_head(channels: int, width: int, normed: bool) -> nn.Module:
     make: Callable[..., nn.Module] = (
-        partial(FastRCNNConvFCHead, (CHANNELS, ROI, ROI), [256] * 4, [WIDTH], norm_layer=group_norm)
+        partial(
+            FastRCNNConvFCHead,
+            (channels, ROI, ROI),
+            [channels] * 4,
+            [width],
+            norm_layer=group_norm,
+        )
         if normed
-        else partial(TwoMLPHead, CHANNELS * ROI**2, WIDTH)
+        else partial(TwoMLPHead, channels * ROI**2, width)
     )
     return make()

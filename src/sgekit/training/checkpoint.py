@@ -82,6 +82,9 @@ class DetectorIdentity:
     min_size: int
     max_size: int
     anchor_sizes: tuple[float, ...]
+    proposals: int
+    fpn_channels: int
+    head_width: int
 
     def plain(self) -> dict[str, Any]:
         lists = {"classes": list(self.classes), "anchor_sizes": list(self.anchor_sizes)}
@@ -93,8 +96,8 @@ class DetectorIdentity:
             return f"the detector {self.detector} instead of the classifier {other.model}"
         found = [
             f"{name} {getattr(self, name)} instead of {getattr(other, name)}"
-            for name in ("detector", "model", "attention", "groups", "fpn_attention", "norm")
-            if getattr(self, name) != getattr(other, name)
+            for name in asdict(self)
+            if name != "classes" and getattr(self, name) != getattr(other, name)
         ]
         if self.classes != other.classes:
             found.append(

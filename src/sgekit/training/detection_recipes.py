@@ -25,7 +25,9 @@ class DetectionRecipe:
     is scaled by a factor from it and cut or padded to ``max_size``; (1, 1) is off.
     ``anchor_sizes`` are the pixels a side of the anchors on the pyramid's five maps, in the
     resized picture; small objects want smaller ones. ``box_batch_size_per_image`` is the
-    number of a picture's proposals that the box head learns from (RetinaNet has none).
+    number of a picture's proposals that the box head learns from, ``proposals`` the number of
+    those that it judges in evaluation (RetinaNet has none of both). ``fpn_channels`` and
+    ``head_width`` are the width of pyramid and heads: see `sgekit.create_detector`.
     """
 
     name: str
@@ -48,6 +50,9 @@ class DetectionRecipe:
     jitter: tuple[float, ...] = (1.0, 1.0)
     anchor_sizes: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     box_batch_size_per_image: int = 512
+    proposals: int = 1000
+    fpn_channels: int = 256
+    head_width: int = 1024
     norm: Norm = "frozen"
     frozen_stages: int = 2
     accumulate: int = 1
@@ -61,7 +66,8 @@ class DetectionRecipe:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, float) and not math.isfinite(number):
                     raise InputError(f"{field.name} must be a finite number, got {number}")
-        for name in ("epochs", "batch_size", "max_size", "accumulate", "box_batch_size_per_image"):
+        counts = ("epochs", "batch_size", "max_size", "accumulate", "box_batch_size_per_image")
+        for name in (*counts, "proposals", "fpn_channels", "head_width"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "lr_batch", "weight_decay", "warmup_steps", "clip_grad_norm"):
@@ -145,6 +151,10 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
             max_size=214,
             anchor_sizes=(8, 16, 32, 64, 128),
             box_batch_size_per_image=64,
+            proposals=100,
+            # A sixteenth of the papers' work.
+            fpn_channels=64,
+            head_width=256,
             norm="group",
             frozen_stages=0,
         ),

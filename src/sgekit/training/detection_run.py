@@ -64,10 +64,10 @@ def check_data(detector: str, data: DetectionData) -> None:
 def build_detector(settings: RunSettings, classes: int) -> nn.Module:
     """The detector at its start; what those with one seed share starts at the same values."""
     recipe = settings.detection
-    kind = DETECTORS.get(str(settings.detector))
-    sampled: dict[str, Any] = {}
-    if kind is not None and not kind.dense:
-        sampled["box_batch_size_per_image"] = recipe.box_batch_size_per_image
+    options: dict[str, Any] = {}
+    if _proposes(str(settings.detector)):
+        options["box_batch_size_per_image"] = recipe.box_batch_size_per_image
+        options["rpn_post_nms_top_n_test"] = recipe.proposals
     seed_everything(settings.seed)
     detector: nn.Module = create_detector(
         str(settings.detector),
@@ -83,9 +83,16 @@ def build_detector(settings: RunSettings, classes: int) -> nn.Module:
         min_size=recipe.min_size,
         max_size=recipe.max_size,
         anchor_sizes=recipe.anchor_sizes,
-        **sampled,
+        fpn_channels=recipe.fpn_channels,
+        head_width=recipe.head_width,
+        **options,
     )
     return detector
+
+
+def _proposes(detector: str) -> bool:
+    kind = DETECTORS.get(detector)
+    return kind is not None and not kind.dense
 
 
 def detector_identity(settings: RunSettings, classes: tuple[str, ...]) -> DetectorIdentity:
@@ -101,6 +108,9 @@ def detector_identity(settings: RunSettings, classes: tuple[str, ...]) -> Detect
         min_size=recipe.min_size[-1],
         max_size=recipe.max_size,
         anchor_sizes=recipe.anchor_sizes,
+        proposals=recipe.proposals,
+        fpn_channels=recipe.fpn_channels,
+        head_width=recipe.head_width,
     )
 
 
@@ -203,6 +213,9 @@ def load_detector(path: str | Path) -> tuple[nn.Module, DetectorIdentity]:
         min_size=who.min_size,
         max_size=who.max_size,
         anchor_sizes=who.anchor_sizes,
+        fpn_channels=who.fpn_channels,
+        head_width=who.head_width,
+        **({"rpn_post_nms_top_n_test": who.proposals} if _proposes(who.detector) else {}),
     )
     try:
         detector.load_state_dict(weights_of(checkpoint))
