@@ -1,45 +1,19 @@
 """The report in a real browser: it renders, stays off the network and fits small screens."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from sgekit.analysis import Example, GateMap
 from sgekit.comparison.report import write_report
 from sgekit.comparison.results import Results
 from sgekit.comparison.summary import summarise
 from sgekit.comparison.sweep import parse_sweep
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        message = f"no Chromium on this machine (looked for {', '.join(NAMES)})"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=list(QUIET))
-        yield launched
-        launched.close()
+from tests.comparison.pages import opened
 
 
 @pytest.fixture(scope="module")
@@ -64,38 +38,11 @@ def test_report_renders(
     width: int,
     scheme: str,
 ) -> None:
-    context = browser.new_context(
-        viewport={"width": width, "height": 800},
-        color_scheme="dark" if scheme == "dark" else "light",
-    )
-    page = context.new_page()
-    complaints: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url[:60]))
-    page.goto(report.as_uri())
-    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:")] == [report.as_uri()[:60]]
-    table = page.get_by_role("table", name="Accuracy on val")
-    assert table.is_visible()
-    assert table.get_by_role("row").count() == 3
-    images = page.locator("img")
-    assert images.count() == 3 + 2
-    for index in range(images.count()):
-        image = images.nth(index)
-        assert image.is_visible()
-        assert image.evaluate("image => image.complete && image.naturalWidth > 0")
-        assert len(image.get_attribute("alt") or "") > 20
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    # Nothing in the narrow layout is cut off by its own box either.
-    assert page.locator("table.main").evaluate("t => t.scrollWidth <= t.clientWidth")
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    lightness = sum(int(part) for part in background[4:-1].split(",")) / 3
-    assert (lightness < 128) == (scheme == "dark")
-    context.close()
+    with opened(browser, report, width, scheme) as page:
+        table = page.get_by_role("table", name="Accuracy on val")
+        assert table.is_visible()
+        assert table.get_by_role("row").count() == 3
+        assert page.locator("img").count() == 3 + 2
 
 
 @pytest.mark.parametrize("width", [1280, 390])

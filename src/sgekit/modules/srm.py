@@ -12,8 +12,8 @@ class StyleRecalibration(nn.Module):
     """Scales every channel by a gate from its own mean and deviation.
 
     From "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", arXiv
-    1903.10829, section 3: equations 1 to 3, mean and deviation (over n); 4, their sum
-    weighted for each channel alone; then BatchNorm and sigmoid, and x times that. The weights
+    1903.10829, section 3: style pooling, the mean and deviation (over n); style
+    integration, their sum weighted for each channel alone; then BatchNorm and sigmoid, and x times that. The weights
     start at 0, as in the code of the paper's authors, so that every gate starts at 0.5.
 
     Takes and returns `(B, channels, *spatial)` with 1 to 3 spatial dimensions. The deviation

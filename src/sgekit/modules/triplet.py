@@ -14,9 +14,8 @@ class TripletAttention(nn.Module):
 
     From "Rotate to Attend: Convolutional Triplet Attention Module", arXiv 2010.03045, section
     3: of x turned so that one dimension after another comes first, the maximum and mean along
-    it (equation 1, Z-pool), a kxk convolution of the two with BatchNorm, a sigmoid, and x times
-    the mean of the three gates (equation 4). k = 7; 3 * (2 k^2 + 2) parameters, whatever the
-    channels.
+    it (the paper's Z-pool), a kxk convolution of the two with BatchNorm, a sigmoid, and x times
+    the mean of the three gates. k = 7; 3 * (2 k^2 + 2) parameters, whatever the channels.
 
     Takes and returns `(B, channels, H, W)`. In training BatchNorm refuses one 1x1 map alone.
     """
