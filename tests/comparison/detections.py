@@ -79,7 +79,7 @@ class Rectangles:
         return height, width
 
     def source(self, index: int) -> str:
-        return f"val/picture {index}.png"
+        return f"/home/somebody/val/picture {index}.png"
 
     def image_id(self, index: int) -> int:
         return 100 + index

@@ -70,7 +70,7 @@ def _of_detector(checkpoint: Path, data: DetectionData, device: str) -> list[Exa
         [to_tensor(image).to(device) for image, _ in loaded],
         [_outlined(image, target) for image, target in loaded],
         [
-            f"{data.val.source(index)}: {counted(target.labels.tolist(), who.classes)}"
+            f"{short_source(data.val, index)}: {counted(target.labels.tolist(), who.classes)}"
             for index, (_, target) in zip(indices, loaded, strict=True)
         ],
     )
@@ -81,6 +81,11 @@ def counted(labels: Sequence[int], classes: Sequence[str]) -> str:
     numbers = {label: labels.count(label) for label in sorted(set(labels))}
     names = [f"{n} × {classes[k - 1]}" if n > 1 else classes[k - 1] for k, n in numbers.items()]
     return ", ".join(names) or "nothing"
+
+
+def short_source(split: DetectionSplit, index: int) -> str:
+    """Where an image is from, of a file its folder and name: a report may be read elsewhere."""
+    return "/".join(Path(split.source(index)).parts[-2:])
 
 
 def _spread(indices: Sequence[int]) -> list[int]:

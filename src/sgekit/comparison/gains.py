@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faster_coco_eval.core.mask
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sgekit.comparison.examples import counted
+from sgekit.comparison.examples import counted, short_source
 from sgekit.comparison.found import LEVELS, Found, read_detections
 from sgekit.data.detection import DetectionData
 from sgekit.detection.drawing import draw_detections
@@ -154,6 +154,9 @@ def _drawn(
     strips = []
     for change, image_id in zip(changes, ids, strict=True):
         image, target = data.val[places[image_id]]
+        if found.kind == "box":
+            # Shades on the annotation alone would make it look like another picture.
+            target = replace(target, masks=None)
         labels, panels = [target.labels.tolist()], [draw_detections(image, target, data.classes)]
         for name in pair:
             shown = entries[name, change.seed, image_id]
@@ -163,7 +166,7 @@ def _drawn(
         strips.append(
             Strip(
                 _strip(panels),
-                data.val.source(places[image_id]),
+                short_source(data.val, places[image_id]),
                 change.before,
                 change.after,
                 len(found.runs[pair[0]].keys() & found.runs[pair[1]].keys()),

@@ -12,7 +12,7 @@ from PIL import Image
 from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
 from sgekit.files import write_atomic
 
-# Of photographs: coloured lines stay clean, and a strip of three has about 100 KB.
+# Of photographs: coloured lines stay clean, and a strip of three noisy scenes has 250 KB.
 _QUALITY = 88
 
 
