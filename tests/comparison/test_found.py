@@ -118,6 +118,16 @@ def test_images_that_change_most_come_first_with_a_typical_seed(boxes: MadeUp) -
     distance = np.abs(difference - mean)[:, order[0]]
     assert distance[first.seed] == pytest.approx(distance.min())
     assert first.seeds == 3
+    assert first.drawn == tuple(f1[name][first.seed, order[0]] for name in ("none", "sge"))
+
+
+def test_of_two_seeds_the_larger_change_is_drawn(tmp_path: Path) -> None:
+    made = made_up(tmp_path, SKILL, seeds=(0, 1))
+    (one,) = gains(found_in(made), "none", 0.5, made.data)
+    for strip in (*one.better, *one.worse):
+        mean, shown = strip.after - strip.before, strip.drawn[1] - strip.drawn[0]
+        assert abs(shown) >= abs(mean) - 1e-9
+        assert shown * mean > 0
 
 
 def test_a_strip_shows_annotation_baseline_and_contender(tmp_path: Path) -> None:

@@ -146,7 +146,8 @@ def _changed(results: Results, gains: Gains, out: Path, numbers: dict[bool, int]
 
 def _strip(file: str, strip: Strip, name: str, base: str, out: Path) -> Picture:
     annotated, before, after = strip.words
-    seeds = f"mean over {strip.seeds} seeds; drawn: seed {strip.seed}"
+    drawn = f"seed {strip.seed}, {strip.drawn[0]:.2f} → {strip.drawn[1]:.2f}"
+    seeds = f"mean over {strip.seeds} seeds; drawn: {drawn}"
     if strip.seeds == 1:
         seeds = f"seed {strip.seed}"
     return photograph(

@@ -36,7 +36,8 @@ class Strip:
     """One image three times: annotated, with what the baseline found, with what the contender did.
 
     ``before`` and ``after`` are the baseline's and the contender's F1, means over ``seeds`` seeds;
-    the detections are those of ``seed``. ``words`` say what is drawn in each of the three.
+    the detections are those of ``seed``, whose two F1 are ``drawn``. ``words`` say what is drawn in
+    each of the three.
     """
 
     image: Image.Image
@@ -45,6 +46,7 @@ class Strip:
     after: float
     seeds: int
     seed: int
+    drawn: tuple[float, float]
     words: tuple[str, str, str]
 
 
@@ -66,6 +68,7 @@ class _Change:
     before: float
     after: float
     seed: int
+    drawn: tuple[float, float]
 
 
 def common_level(found: Found) -> float:
@@ -125,9 +128,18 @@ def _largest(values: Floats) -> list[int]:
 
 def _change(index: int, mine: Floats, theirs: Floats, seeds: Sequence[int]) -> _Change:
     after, before = mine[:, index], theirs[:, index]
-    # The seed that is most like the mean: the first might show the opposite.
-    seed = seeds[int(np.argmin(np.abs((after - before) - (after - before).mean()).round(12)))]
-    return _Change(index, float(before.mean()), float(after.mean()), seed)
+    change = after - before
+    # The seed that is most like the mean: the first might show the opposite. Of two seeds both
+    # are as near, and the one with the larger change shows what is told.
+    distance = np.abs(change - change.mean()).round(12)
+    chosen = int(np.lexsort((-np.abs(change).round(12), distance))[0])
+    return _Change(
+        index,
+        float(before.mean()),
+        float(after.mean()),
+        seeds[chosen],
+        (float(before[chosen]), float(after[chosen])),
+    )
 
 
 def _drawn(
@@ -171,6 +183,7 @@ def _drawn(
                 change.after,
                 len(found.runs[pair[0]].keys() & found.runs[pair[1]].keys()),
                 change.seed,
+                change.drawn,
                 (annotated, before, after),
             )
         )
