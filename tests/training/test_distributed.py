@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from sgekit.data import ImageData
+from sgekit.data import ImageData, SceneConfig, write_scenes
 from sgekit.training.checkpoint import read_checkpoint
 from tests.training.conftest import write_folder
 
@@ -61,3 +62,22 @@ def test_two_processes_equal_one(colours: ImageData, tmp_path: Path) -> None:
         "model.layer1.0.conv1.weight"
     ]
     assert moved.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_for_a_detector(tmp_path: Path) -> None:
+    # RetinaNet draws nothing at random, and its losses are means over images.
+    data = write_scenes(SceneConfig(image_size=64, train=16, val=7), tmp_path / "data")
+    common = ["--data", str(data), "--detector", "retinanet", "--model", "resnet10_small"]
+    common += ["--recipe", "quick-detect", "--epochs", "2", "--image-size", "64"]
+    common += ["--batch-size", "8", "--device", "cpu", "--workers", "0", "--lr", "0.01"]
+    common += ["--set", "optimizer=momentum", "--set", "warmup_steps=2"]
+    for processes in (1, 2):
+        train([*common, "--out", str(tmp_path / str(processes))], processes)
+    one, two = (read_checkpoint(tmp_path / str(n) / "last.ckpt") for n in (1, 2))
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-3, atol=1e-5, msg=name)
+    rows = [next(v for k, v in c["callbacks"].items() if "Curve" in k)["rows"] for c in (one, two)]
+    for mine, theirs in zip(*rows, strict=True):
+        assert abs(mine["train_loss"] - theirs["train_loss"]) < 1e-3
+        assert abs(mine["val_ap"] - theirs["val_ap"]) < 1e-3

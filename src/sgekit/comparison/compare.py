@@ -10,6 +10,7 @@ from rich.console import Console
 import sgekit
 from sgekit.comparison.costs import known_costs
 from sgekit.comparison.detection import describe_detector, score_differences
+from sgekit.comparison.evidence import gather
 from sgekit.comparison.examples import gate_examples
 from sgekit.comparison.plan import Plan, claim, default_out, extended, finished, fixed_part
 from sgekit.comparison.report import write_report
@@ -81,13 +82,14 @@ def compare(
         write_json(results, out / "results.json")
         if ended:
             console.print(ended, highlight=False)
+    evidence = None
     if isinstance(data, DetectionData):
         console.print("redrawing the evaluation images for intervals")
         results["detection"] = score_differences(results, plan, data, out)
         write_json(results, out / "results.json")
+        evidence = gather(results, plan, data, out)
     console.print("drawing the report")
-    examples = gate_examples(plan, data, out, device) if isinstance(data, ImageData) else []
-    report = write_report(results, examples, out)
+    report = write_report(results, gate_examples(plan, data, out, device), out, evidence)
     return results, report
 
 

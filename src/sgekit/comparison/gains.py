@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import faster_coco_eval.core.mask
 import numpy as np
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from sgekit.comparison.examples import counted, short_source
 from sgekit.comparison.found import LEVELS, Found, read_detections
+from sgekit.data.coco_coder import coder
 from sgekit.data.detection import DetectionData
 from sgekit.detection.drawing import draw_detections
 from sgekit.detection.matching import Floats
@@ -26,9 +26,6 @@ _GAP = 6
 _GREY = "#8a929c"
 # Means over seeds of equal F1 differ by rounding.
 _ROUNDING = 1e-9
-
-# Its annotations are looser than what it returns.
-_coder: Any = faster_coco_eval.core.mask
 
 
 @dataclass(frozen=True)
@@ -202,7 +199,7 @@ def _prediction(entries: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
     coded = [entry["segmentation"] for entry in entries if "segmentation" in entry]
     if coded:
         lengths = [{**one, "counts": one["counts"].encode("ascii")} for one in coded]
-        flags = torch.from_numpy(np.ascontiguousarray(_coder.decode(lengths)))
+        flags = torch.from_numpy(np.ascontiguousarray(coder().decode(lengths)))
         prediction["masks"] = flags.permute(2, 0, 1)[:, None].float()
     return prediction
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sgekit.data.coco_coder import coder
 from sgekit.data.coco_json import counted, listed
 from sgekit.errors import InputError
 
@@ -192,8 +193,7 @@ def polygon_runs(polygons: list[list[float]], size: tuple[int, int]) -> NDArray[
     if not polygons:
         raise ValueError("no polygon of three points")
     # Which pixels a polygon covers is settled by COCO's own rasteriser, which this package has.
-    from faster_coco_eval.core import mask
-
+    mask = coder()
     return text_runs(mask.merge(mask.frPyObjects(polygons, *size))["counts"])
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import faster_coco_eval.core.mask
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sgekit.data.coco_coder import coder
 from sgekit.detection.matching import Flags, Floats, Ints, Matches, Regions, match
 from sgekit.detection.scores import DetectionScores, Scores, score
 from sgekit.errors import InputError
@@ -20,9 +20,6 @@ from sgekit.errors import InputError
 __all__ = ["CocoEvaluation", "DetectionScores", "ImageDetections", "Kind", "Scores", "encode_masks"]
 
 Kind: TypeAlias = Literal["box", "mask"]
-
-# Its annotations are looser than what it returns.
-coder: Any = faster_coco_eval.core.mask
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,9 @@ class CocoEvaluation:
         if not shape:
             raise InputError(f"annotation {annotation.get('id')} has no segmentation to evaluate")
         if isinstance(shape, list):
-            return dict(coder.merge(coder.frPyObjects(shape, height, width)))
+            return dict(coder().merge(coder().frPyObjects(shape, height, width)))
         if isinstance(shape["counts"], list):
-            return dict(coder.frPyObjects(shape, height, width))
+            return dict(coder().frPyObjects(shape, height, width))
         return _as_bytes(shape)
 
     def _add(self, image_id: int, found: ImageDetections) -> None:
@@ -254,13 +251,13 @@ class CocoEvaluation:
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
     """Masks (N, 1, H, W) or (N, H, W), set where above 0.5, as COCO's run lengths."""
     flags = masks.detach().flatten(0, -3) > 0.5
-    return list(coder.encode(np.asfortranarray(flags.permute(1, 2, 0).byte().cpu().numpy())))
+    return list(coder().encode(np.asfortranarray(flags.permute(1, 2, 0).byte().cpu().numpy())))
 
 
 def _shapes(boxes: list[Floats], masks: list[list[dict[str, Any]]] | None) -> dict[str, Any]:
     if masks is not None:
         coded = [one for part in masks for one in part]
-        area = np.asarray(coder.area(coded), np.float64) if coded else np.zeros(0)
+        area = np.asarray(coder().area(coded), np.float64) if coded else np.zeros(0)
         return {"shape": coded, "area": area}
     joined = np.concatenate([np.zeros((0, 4)), *boxes])
     return {"shape": joined, "area": joined[:, 2] * joined[:, 3]}

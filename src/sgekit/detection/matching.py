@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sgekit.data.coco_coder import coder
+
 Ints: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -179,8 +181,7 @@ class _Pairs:
             row, column = np.divmod(inside, self.objects[pair])
             row, column = row + self.row[pair], column + self.first[pair]
             return _box_overlaps(detected[row], annotated[column], crowd[column])
-        from faster_coco_eval.core import mask
-
+        mask = coder()
         found = []
         for row, rows, first, count in zip(
             *(a.tolist() for a in (self.row, self.rows, self.first, self.objects)), strict=True

@@ -12,9 +12,9 @@ class StyleRecalibration(nn.Module):
     """Scales every channel by a gate from its own mean and deviation.
 
     From "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", arXiv
-    1903.10829, section 3: style pooling, the mean and deviation (over n); style
-    integration, their sum weighted for each channel alone; then BatchNorm and sigmoid, and x times that. The weights
-    start at 0, as in the code of the paper's authors, so that every gate starts at 0.5.
+    1903.10829, section 3: style pooling, the mean and deviation (over n); style integration,
+    their sum weighted for each channel alone, BatchNorm and sigmoid; and x times that. The
+    weights start at 0, as in the code of the paper's authors, so that every gate starts at 0.5.
 
     Takes and returns `(B, channels, *spatial)` with 1 to 3 spatial dimensions. The deviation
     of a constant map is 0, and nothing flows back through it. In training it needs a batch of

@@ -202,6 +202,9 @@ def load_detector(path: str | Path) -> tuple[nn.Module, DetectorIdentity]:
     who = identity_of(checkpoint, path)
     if not isinstance(who, DetectorIdentity):
         raise InputError(f"{path} is of the classifier {who.model}; this needs a detector's")
+    options: dict[str, Any] = {}
+    if _proposes(who.detector):
+        options["rpn_post_nms_top_n_test"] = who.proposals
     detector = create_detector(
         who.detector,
         who.model,
@@ -215,7 +218,7 @@ def load_detector(path: str | Path) -> tuple[nn.Module, DetectorIdentity]:
         anchor_sizes=who.anchor_sizes,
         fpn_channels=who.fpn_channels,
         head_width=who.head_width,
-        **({"rpn_post_nms_top_n_test": who.proposals} if _proposes(who.detector) else {}),
+        **options,
     )
     try:
         detector.load_state_dict(weights_of(checkpoint))
