@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -62,6 +63,44 @@ def test_what_does_not_fit_is_listed(
         sgekit.load_checkpoint(model, tmp_path / "a.pth")
     assert "\n" not in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_no_network_takes(tmp_path: Path) -> None:
+    odd: dict[str, tuple[Any, str]] = {
+        "sparse": ({"a": torch.eye(2).to_sparse()}, "a is sparse"),
+        "complex": ({"a": torch.ones(2, dtype=torch.complex64)}, "a is complex"),
+        "meta": ({"a": torch.ones(2, device="meta")}, "a is on the meta device"),
+        "number": ({1: torch.ones(2)}, "1 is no name"),
+    }
+    for name, (state, message) in odd.items():
+        torch.save(state, tmp_path / f"{name}.pth")
+        with pytest.raises(InputError, match=message):
+            read_weights(tmp_path / f"{name}.pth")
+    whole = changed(lambda s: s.update({"layer1.0.bn1.bias": torch.ones(32, dtype=torch.int64)}))
+    torch.save(whole, tmp_path / "whole.pth")
+    with pytest.raises(InputError, match=r"1 of whole numbers: layer1\.0\.bn1\.bias torch\.int64"):
+        sgekit.load_checkpoint(small(), tmp_path / "whole.pth")
+
+
+def test_inserted_attention_in_a_file_is_told(tmp_path: Path) -> None:
+    inserted = torchvision.models.resnet18(num_classes=2)
+    sgekit.insert(inserted)
+    torch.save(inserted.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(InputError, match=r"16 unexpected.*behind 8 modules: call sgekit.insert"):
+        sgekit.load_checkpoint(torchvision.models.resnet18(num_classes=2), tmp_path / "a.pth")
+
+
+def test_a_refused_file_leaves_attention_as_it_was(tmp_path: Path) -> None:
+    plain = torchvision.models.resnet18(num_classes=2)
+    torch.save(plain.state_dict(), tmp_path / "a.pth")
+    sgekit.insert(plain, where="layer1.0.bn2", preserve=False)
+    sgekit.insert(plain, "sa", where="layer2.0.bn2", preserve=False)
+    weight: Tensor = plain.layer1[0].bn2.attention.weight
+    torch.nn.init.normal_(weight)
+    before = weight.clone()
+    with pytest.raises(InputError):
+        sgekit.load_checkpoint(plain, tmp_path / "a.pth")
+    assert torch.equal(weight, before)
 
 
 def test_numbers_that_are_none_are_told(tmp_path: Path) -> None:

@@ -74,3 +74,9 @@ def test_fx_takes_it_as_one_operation() -> None:
     assert spatial_group_enhance in [node.target for node in traced.graph.nodes]
     x = torch.randn(2, 3, 6, 6)
     assert torch.equal(traced(x), network(x))
+
+
+def test_what_vmap_returns_can_be_written_in_place() -> None:
+    layer, x = Layer(), torch.randn(2, 8, 3, 3)
+    mapped = torch.vmap(lambda one: layer(one[None]).add_(1)[0])(x)
+    torch.testing.assert_close(mapped, layer(x) + 1)

@@ -165,10 +165,11 @@ def pyramid_backbone(
 def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
     """Put the attention of the backbone's spec into its body; returns the layers' names."""
     spec = backbone.spec
-    name = parse(spec.attention).name
-    if name == "none":
+    contender = parse(spec.attention)
+    if contender.name == "none":
         return []
-    groups = spec.groups if name == "sge" else "auto"
+    told = {"groups", "group_channels"} & contender.options.keys()
+    groups = spec.groups if contender.name == "sge" and not told else "auto"
     if groups is None:
         groups = default_groups(spec.name) if any(slots(backbone.body)) else "auto"
     try:

@@ -76,7 +76,8 @@ def attention_sites(name: str) -> list[tuple[str, int]]:
 
 def _put(contender: Contender, model: nn.Module, *, groups: Groups, preserve: bool) -> None:
     if contender.name != "none":
-        given = groups if contender.name == "sge" else None
+        told = {"groups", "group_channels"} & contender.options.keys()
+        given = groups if contender.name == "sge" and not told else None
         insert(model, contender.text, groups=given, preserve=preserve)
 
 

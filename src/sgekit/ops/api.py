@@ -117,8 +117,15 @@ def available(
 
 
 def _traced() -> bool:
-    """Whether the call becomes part of a graph, where plain operations fuse and export."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    """Whether the call becomes part of a graph, where plain operations fuse and export.
+
+    Under torch.func too: what a custom function returns there can't be written in place.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _over_n(x: Tensor, weight: Tensor, eps: float, channel_dim: int) -> tuple[Tensor, float]:

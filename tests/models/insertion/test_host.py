@@ -14,6 +14,7 @@ from torchvision.models import resnet18
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.feature_extraction import create_feature_extractor
 
+from sgekit.errors import InputError
 from sgekit.models.insertion import insert, remove, synchronize_norms
 from sgekit.models.insertion.host import Host, is_host
 from sgekit.modules import SpatialGroupEnhance
@@ -272,3 +273,46 @@ def test_a_norm_alone_in_step() -> None:
     converted = synchronize_norms(model)
     assert isinstance(converted, nn.SyncBatchNorm)
     assert torch.equal(converted.eval()(x), model(x))
+
+
+class Sums(nn.Module):
+    """Adds what all its children make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Sequential(conv(), norm()), nn.Sequential(conv(), norm())
+
+    def forward(self, x: Tensor) -> Any:
+        return sum(child(x) for child in self.children())
+
+
+def test_a_forward_through_all_children_is_refused() -> None:
+    model = nn.Sequential(conv(3), Sums()).eval()
+    with pytest.raises(InputError, match=r"'1' \(Sums\) goes through its children in forward"):
+        insert(model, groups=4)
+    before = model(image())
+    assert insert(model, where="1.*.1", groups=4) == ["1.a.1.attention", "1.b.1.attention"]
+    torch.testing.assert_close(model(image()), before)
+
+
+class Marked(nn.Module):
+    """Adds through a module that a tool for quantisation will look for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(conv(), norm())
+        self.add = torch.ao.nn.quantized.FloatFunctional()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.add.add_relu(x, self.branch(x))
+
+
+def test_additions_to_be_quantised_are_no_hindrance() -> None:
+    assert insert(nn.Sequential(conv(3), Marked()), groups=4) == ["1.branch.1.attention"]
+
+
+def test_places_are_the_same_in_inference_mode() -> None:
+    model = basic()
+    with torch.inference_mode():
+        names = insert(model, groups=4)
+    assert names == ["blocks.0.branch.4.attention", "blocks.1.branch.4.attention"]

@@ -170,6 +170,12 @@ def test_shared_weights_are_left_alone() -> None:
     torch.testing.assert_close(model(image()), before)
 
 
+@pytest.mark.parametrize("start", [-100, -20])
+def test_factors_that_can_not_be_made_up_for(start: int) -> None:
+    with pytest.raises(InputError, match=r"becomes the factor .*can't be made up for"):
+        insert(basic(), f"sge(groups=4,bias_init={start})")
+
+
 class Borrows(nn.Module):
     """Computes with a layer's weight outside that layer too."""
 

@@ -10,6 +10,7 @@ import timm
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 from sgekit.errors import InputError
 from sgekit.models.insertion import insert, remove
@@ -266,3 +267,43 @@ def test_dimensions_that_the_attention_does_not_take() -> None:
         with pytest.raises(InputError, match=r"cbam works on maps with 2 .*gives 1; sge takes"):
             insert(model, attention)
     assert insert(model, ATTENTION["sge"], groups="auto") == ["1.attention"]
+
+
+class Wrapped(nn.Module):
+    """A network inside another."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_inserted_and_removed_from_different_roots(outside: bool) -> None:
+    inner = timm.create_model("resnet10t", num_classes=2).eval()
+    x = torch.randn(1, 3, 32, 32)
+    before, outer = inner(x), Wrapped(inner)
+    names = insert(outer if outside else inner, groups="auto")
+    assert len(remove(inner if outside else outer)) == len(names)
+    torch.testing.assert_close(inner(x), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda norm: prune.identity(norm, "weight"),  # type: ignore[no-untyped-call]
+        lambda norm: parametrize.register_parametrization(norm, "weight", nn.Identity()),
+    ],
+    ids=["pruned", "parametrised"],
+)
+def test_weights_computed_since_the_insertion_are_told(change: Callable[[Any], Any]) -> None:
+    model = basic().eval()
+    names = insert(model, groups=4)
+    change(model.blocks[0].branch[4])
+    before = model(image())
+    with pytest.raises(InputError, match=r"'blocks.0.branch.4' has been parametrised or pruned"):
+        remove(model)
+    assert {name for name, _ in model.named_modules()} >= set(names)
+    torch.testing.assert_close(model(image()), before)

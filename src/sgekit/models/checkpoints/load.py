@@ -15,6 +15,7 @@ from sgekit.models.checkpoints.keys import renamed
 from sgekit.models.checkpoints.preserve import absent_attention, neutralize
 from sgekit.models.checkpoints.read import KINDS, Contents, Kind, read_weights
 from sgekit.models.checkpoints.recognise import recognise
+from sgekit.models.insertion.host import LAYER
 
 Head = Literal["load", "keep"]
 
@@ -177,20 +178,35 @@ def _check(
         for name in given
         if name in wanted and given[name].shape != wanted[name].shape
     ]
+    whole = [
+        f"{name} {given[name].dtype} for {wanted[name].dtype}"
+        for name in given
+        if name in wanted
+        and wanted[name].is_floating_point()
+        and not given[name].is_floating_point()
+    ]
     problems = [
         f"{len(names)} {words}: {', '.join(names[:10])}{', …' if len(names) > 10 else ''}"
         for names, words in (
             (missing, "missing"),
             (unexpected, "unexpected"),
             (other, "of another shape"),
+            (whole, "of whole numbers"),
         )
         if names
     ]
     if problems:
+        inserted = {name.partition(f".{LAYER}.")[0] for name in given if f".{LAYER}." in name}
+        hint = (
+            f". The file has attention that was inserted behind {len(inserted)} modules: call "
+            "sgekit.insert on the model first"
+            if inserted and not any(f".{LAYER}." in name for name in wanted)
+            else ""
+        )
         raise InputError(
             f"{contents.path} does not fit the model; {'; '.join(problems)}. "
             f"The file, {KINDS[contents.kind]}, {_looks(contents.tensors)}; "
-            f"the model {_looks(wanted)}"
+            f"the model {_looks(wanted)}{hint}"
         )
 
 

@@ -1,6 +1,7 @@
 """Plain weights in a network with attention: the same function at first."""
 
 from collections.abc import Collection
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -49,12 +50,15 @@ def neutralize(model: nn.Module, sites: list[Site]) -> list[tuple[Tensor, float]
     """
     found: list[tuple[Tensor, float]] = []
     held = [held_by(model, site) for site in sites]
-    for site, tensors in zip(sites, held, strict=True):
+    for site in sites:
         if not hasattr(site.layer, "neutralize"):
             raise InputError(
                 f"{type(site.layer).__name__} in {site.name} cannot be set to leave a network's "
                 "function unchanged: load weights of its own network, or pass preserve=False"
             )
+        trial: Any = deepcopy(site.layer)
+        trial.neutralize()  # may refuse, and nothing has been changed yet
+    for site, tensors in zip(sites, held, strict=True):
         layer: Any = site.layer
         factor = float(layer.neutralize())
         for tensor in tensors:

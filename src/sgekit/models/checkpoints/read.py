@@ -77,7 +77,9 @@ def read_torch(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         # torch names a forbidden class as a global, a newer protocol's opcodes as operands.
         words = str(error)
-        if "global" in words.lower() or "Unsupported operand" in words:
+        with path.open("rb") as file:
+            pickled = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+        if pickled and ("global" in words.lower() or "Unsupported operand" in words):
             raise InputError(
                 f"{path} is refused: it is a pickle that holds more than tensors and plain "
                 "values and could run code when opened"
@@ -166,7 +168,12 @@ def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     if not _is_dict(state):
         raise InputError(f"{path} holds no weights")
     wrong = next((k for k, v in state.items() if not isinstance(v, Tensor)), None)
-    if wrong is None and all(isinstance(name, str) for name in state):
+    if wrong is None:
+        if odd := [name for name in state if not isinstance(name, str)]:
+            raise InputError(f"{path} is no plain file of weights: {odd[0]!r} is no name")
+        for name, value in state.items():
+            if kind := _unusual(value):
+                raise InputError(f"{path}: {name} is {kind}; save it as plain numbers")
         return {name: value.detach() for name, value in state.items()}
     if not any(isinstance(value, Tensor) for value in state.values()):
         names = ", ".join(map(str, list(state)[:5]))
@@ -174,6 +181,17 @@ def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     raise InputError(
         f"{path} is no plain file of weights: its {wrong!r} is a {type(state[wrong]).__name__}"
     )
+
+
+def _unusual(value: Tensor) -> str | None:
+    """What a tensor is that no network here can take as a weight."""
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantised"
+    if value.is_meta:
+        return "on the meta device and holds no numbers"
+    return "complex" if value.is_complex() else None
 
 
 def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ the names of the weights stay, `isinstance` and attributes stay, copies and pick
 whatever calls the module calls the attention too.
 """
 
+import inspect
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -18,7 +20,8 @@ LAYER = "attention"
 """The name of the layer in the module that carries it."""
 SCALE = "attention_scale"
 SLOT = "_inserted_behind"
-"""Set on layers in a slot of timm's: (the module before, what its weights were divided by)."""
+"""Set on layers in a slot of timm's: (the module before, named from the block; what its weights
+were divided by)."""
 
 
 class Host(nn.Module):
@@ -111,16 +114,16 @@ def _empty(cls: type[nn.Module]) -> nn.Module:
     return hosting.__new__(hosting)
 
 
-def is_host(module: nn.Module) -> bool:
-    """Whether the module carries attention already."""
-    return isinstance(module, Host)
+def is_host(module: nn.Module, *, itself: bool = False) -> bool:
+    """Whether the module carries attention already; `itself`: and nothing was put around that."""
+    return isinstance(module, Host) and (not itself or type(module) in _CLASSES.values())
 
 
 def check(name: str, module: nn.Module) -> None:
     """Raise InputError for a module that carries attention, or that can't.
 
-    It can't where it has its own thing by that name, or a forward set on the module itself,
-    which would run in place of its class's.
+    It can't where it has its own thing by that name, a forward that goes through all its
+    children, or one set on the module itself, which would run in place of its class's.
     """
     if is_host(module):
         raise InputError(f"{name!r} carries attention already; `remove` takes it out")
@@ -129,11 +132,30 @@ def check(name: str, module: nn.Module) -> None:
             f"{name!r} ({type(module).__name__}) has an attribute named {LAYER!r} of its own; name "
             "a module inside or around it"
         )
+    if _counts_children(type(module)):
+        raise InputError(
+            f"{name!r} ({type(module).__name__}) goes through its children in forward, and the "
+            "attention would be one of them; name a module inside or around it"
+        )
     if "forward" in vars(module):
         raise InputError(
             f"{name!r} ({type(module).__name__}) has a forward set on the module itself, not on "
             "its class; name a module inside or around it"
         )
+
+
+def _counts_children(cls: type[nn.Module]) -> bool:
+    """Whether a class's own forward goes through its children, whatever they are called."""
+    if issubclass(cls, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        return False
+    try:
+        source = inspect.getsource(cls.forward)
+    except (OSError, TypeError):  # made at run time, or in C
+        return False
+    return (
+        re.search(r"\b(named_children|children|named_modules|modules|_modules)\b", source)
+        is not None
+    )
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:

@@ -16,7 +16,7 @@ from sgekit.models.insertion.convolution import REPLACES, replace_convolutions
 from sgekit.models.insertion.host import SLOT, attach, check, detach, is_host
 from sgekit.models.insertion.network import check_network
 from sgekit.models.insertion.places import Finder, Place, find_places, norm_of
-from sgekit.models.insertion.preserve import rescale
+from sgekit.models.insertion.preserve import rescale, weights_behind
 from sgekit.models.insertion.trace import Graph, trace
 from sgekit.models.slots import BLOCKS
 from sgekit.modules import ATTENTION, DEFAULT_GROUPS, NoAttention, resolve_groups
@@ -58,6 +58,9 @@ def insert(
     """
     check_network(model)
     name, make = _maker(attention)
+    own_options = getattr(make, "keywords", {})
+    if groups not in (None, "auto") and {"groups", "group_channels"} & own_options.keys():
+        raise InputError(f"groups={groups} is given beside {attention!r}, which says them too")
     kind = ATTENTION.get(name, attention)
     placement = getattr(kind, "placement", "norm")
     if groups not in (None, "auto") and name not in ("sge", "none"):
@@ -112,12 +115,24 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
         if name not in layers and name not in slots:
             held = ", ".join([*layers, *slots]) or "none"
             raise InputError(f"no attention was inserted as {name!r}; there are: {held}")
+    places = {}
     for name in wanted:
         if name in layers:
-            factor = detach(modules[layers[name]])
-            place = layers[name]
+            place, factor = layers[name], modules[layers[name]].attention_factor
         else:
-            place, factor = getattr(modules[name], SLOT)
+            inside, factor = getattr(modules[name], SLOT)
+            place = f"{slots[name]}.{inside}" if slots[name] else inside
+        whole = name in slots or is_host(modules[place], itself=True)
+        if not whole or (factor != 1 and not weights_behind(model, place)):
+            raise InputError(
+                f"{name_of(place)} has been parametrised or pruned since the insertion, so its "
+                "weights can't be scaled back; undo that first"
+            )
+        places[name] = place, factor
+    for name, (place, factor) in places.items():
+        if name in layers:
+            detach(modules[place])
+        else:
             modules[slots[name]].se = None
         if factor != 1:
             rescale(model, place, factor)
@@ -214,7 +229,9 @@ def _neutral(layer: Any, name: str) -> float:
             "returns that; write it, or pass preserve=False"
         )
     factor = float(layer.neutralize())
-    if not math.isfinite(factor) or factor == 0:
+    dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), torch.float32)
+    most = min(1e6, torch.finfo(dtype).max / 100)
+    if not math.isfinite(factor) or not 1 / most <= abs(factor) <= most:
         raise InputError(
             f"{name} becomes the factor {factor}, which can't be made up for; pass preserve=False"
         )
@@ -248,7 +265,7 @@ def _put(
     if slot is not None and slot.se is None and (held or factor == 1):
         block = next(name for name, module in modules.items() if module is slot)
         slot.se = layer
-        setattr(layer, SLOT, (place.name, factor))
+        setattr(layer, SLOT, (place.name.removeprefix(f"{block}."), factor))
         return f"{block}.se" if block else "se"
     return attach(
         place.name,

@@ -34,7 +34,8 @@ def _hindrance(module: Any) -> str | None:
         return f"is wrapped in {min(wrappers)}; insert before wrapping"
     if any(map(is_lazy, (*module.parameters(False), *module.buffers(False)))):
         return "is lazy and has no weights yet; run a batch first"
-    if ".quantized" in type(module).__module__:
+    # FloatFunctional marks additions to be quantised later and computes in floating point.
+    if ".quantized" in type(module).__module__ and type(module).__name__ != "FloatFunctional":
         return (
             f"is quantised ({type(module).__name__}); insert into the network with "
             "floating-point weights and quantise after"

@@ -253,7 +253,9 @@ class Finder:
             for name in step.outputs_of:
                 module = self.modules[name]
                 if inserted := getattr(module, SLOT, None):
-                    return self._place(inserted[0], step, rule)
+                    block = name.rpartition(".")[0]
+                    before = f"{block}.{inserted[0]}" if block else inserted[0]
+                    return self._place(before, step, rule)
                 if is_norm(module) or is_linear(module):
                     return self._norm_and_act(name, step, rule)
             if step.operation == "cat" and (names := [n for n in step.outputs_of if n]):

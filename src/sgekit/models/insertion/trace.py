@@ -63,7 +63,9 @@ def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
     for device in (torch.device("meta"), None):
         for positional, keywords in tried:
             try:
-                return _run(model, positional, keywords, device)
+                # In inference mode operations are not told as they are elsewhere.
+                with torch.inference_mode(False):
+                    return _run(model, positional, keywords, device)
             except Exception as error:  # whatever a network raises when its numbers are missing
                 failed.append(error)
     shapes = {tuple(t.shape): None for t in _tensors(tried)}
