@@ -344,3 +344,18 @@ def test_the_page_tells_what_they_cost(row: list[str]) -> None:
 def test_the_page_has_every_detector() -> None:
     told = {row.values[0][0] for row in rows("detector, backbone")}
     assert told == {f"{name}, {b}" for name in DETECTORS for b in ("resnet50", "resnet101")}
+
+
+@pytest.mark.parametrize("size", [(2, 400), (400, 2)])
+def test_thin_pictures(size: tuple[int, int]) -> None:
+    model = small.detector("mask_rcnn")
+    height, width = size
+    boxes = torch.tensor([[0.0, 0, width / 2, height / 2]])
+    masks = torch.ones(1, height, width, dtype=torch.uint8)
+    target = {"boxes": boxes, "labels": torch.tensor([1]), "masks": masks}
+    losses = model([torch.rand(3, *size)], [target])
+    assert all(loss.isfinite() for loss in losses.values())
+    (found,) = model.eval()([torch.rand(3, *size)])
+    assert found["boxes"].isfinite().all()
+    assert (found["boxes"][:, 2] <= width).all()
+    assert found["masks"].shape[-2:] == size

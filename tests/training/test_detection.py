@@ -225,3 +225,27 @@ def test_bad_recipes_are_refused(changes: dict[str, object], words: str) -> None
         get_detection_recipe("coco-1x", changes)
     with pytest.raises(InputError, match=r"unknown recipe 'coco-9x'.*coco-1x"):
         get_detection_recipe("coco-9x")
+
+
+def test_an_ended_run_is_told_again(
+    scenes: DetectionData, tiny: DetectionRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny.with_overrides({"epochs": 1})
+    first = run_detection(settings(recipe, tmp_path), scenes)
+    found = (tmp_path / DETECTIONS).read_text()
+    again = run_detection(settings(recipe, tmp_path, resume=True), scenes)
+    assert again.scores["box"]["ap"] == first.scores["box"]["ap"]
+    assert again.epochs == 1
+    assert (tmp_path / DETECTIONS).read_text() == found
+
+
+def test_evaluation_images_without_objects_are_refused(
+    scenes: DetectionData, tiny: DetectionRecipe, tmp_path: Path
+) -> None:
+    class Empty(type(scenes.val)):  # type: ignore[misc]
+        def ground_truth(self) -> dict[str, object]:
+            return {**super().ground_truth(), "annotations": []}
+
+    data = replace(scenes, val=Empty(scenes.val.config, "val"))  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match="have no object: nothing could be measured"):
+        run_detection(settings(tiny, tmp_path), data)

@@ -52,6 +52,11 @@ def execute(options: argparse.Namespace) -> int:
     if target is not None and target.exists() and target.resolve() == source.resolve():
         raise InputError(f"{target} is the input; write to another file")
     contents = read_weights(source)
+    if "detector" in (contents.identity or {}):
+        raise InputError(
+            f"{source} is a detector's run, whose .ckpt is used as it is; convert takes "
+            "classification networks"
+        )
     print(f"{source}: {describe(contents)}")
     metadata = identify(contents, model=options.model, classes=options.classes)
     network = rebuild(metadata)

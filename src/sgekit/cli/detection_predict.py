@@ -60,12 +60,13 @@ def predict(options: argparse.Namespace) -> int:
             f"{videos[0]} is a video or camera and goes alone, but {len(options.images)} sources "
             "are named"
         )
-    if not 0 <= options.threshold <= 1:
-        raise InputError(f"--threshold must lie between 0 and 1, got {options.threshold}")
+    threshold = 0.5 if options.threshold is None else options.threshold
+    if not 0 <= threshold <= 1:
+        raise InputError(f"--threshold must lie between 0 and 1, got {threshold}")
     size = shared.positive(options.batch_size, "--batch-size")
     device = resolve_device(options.device)
     detector.to(device).eval()
-    found, skipped = Found(options.threshold), list[Path]()
+    found, skipped = Found(threshold), list[Path]()
     if videos:
         with VideoReader(videos[0]) as video:
             out = output.out_dir(options)
@@ -86,7 +87,7 @@ def predict(options: argparse.Namespace) -> int:
         {
             "checkpoint": options.checkpoint,
             "network": who.plain(),
-            "threshold": options.threshold,
+            "threshold": threshold,
             "images": len(found.images),
             "objects": len(found.annotations),
             "detections": "detections.json",

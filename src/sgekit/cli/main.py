@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import sgekit
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         parser().parse_args(arguments)
         return EXIT_INPUT
+    warnings.formatwarning = _warning
     try:
         module = importlib.import_module(f"sgekit.cli.{name}")
         options = command_parser(name).parse_args(arguments[1:])
@@ -95,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A reader such as `head` went away; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _warning(message: Warning | str, *_: object, **__: object) -> str:
+    """A line for users, without the place in our code."""
+    return f"warning: {message}\n"
 
 
 def _again(name: str) -> str:

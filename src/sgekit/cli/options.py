@@ -10,6 +10,7 @@ from sgekit.data import ImageData, open_data
 from sgekit.data.detection import DetectionData, is_detection, open_detection
 from sgekit.errors import InputError
 from sgekit.training.detection_recipes import (
+    DETECTION_RECIPES,
     DetectionRecipe,
     get_detection_recipe,
 )
@@ -103,6 +104,8 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
 def detection_recipe_from(options: argparse.Namespace) -> DetectionRecipe:
     """The detector's recipe that the options name, with their changes."""
     changes = _set(options)
+    if options.image_size is not None and "min_size" in changes:
+        raise InputError("--image-size is a detector's min_size, and --set min_size is given too")
     if options.image_size is not None:
         changes["min_size"] = (options.image_size,)
     for name in (
@@ -117,9 +120,10 @@ def detection_recipe_from(options: argparse.Namespace) -> DetectionRecipe:
     ):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
-    for name in ("bn", "compile"):
-        if getattr(options, name) is not None:
-            raise InputError(f"--{name} is for classifiers; for a detector's norms: --set norm=...")
+    if options.bn is not None:
+        raise InputError("--bn is for classifiers; for a detector's norms: --set norm=...")
+    if options.compile is not None:
+        raise InputError("--compile is for classifiers")
     default = "finetune-detect" if options.data else "quick-detect"
     return get_detection_recipe(options.recipe or default, changes)
 
@@ -140,7 +144,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--recipe",
         metavar="NAME",
-        help=f"one of {', '.join(RECIPES)} (quick)",
+        help=f"one of {', '.join(RECIPES)} (quick); for a detector one of "
+        f"{', '.join(DETECTION_RECIPES)} (quick-detect on the scenes, finetune-detect on --data)",
     )
     for name, kind in _DIRECT.items():
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=kind.__name__.upper())
@@ -151,7 +156,8 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help=f"any recipe field: {', '.join(f.name for f in fields(Recipe)[1:])}",
+        help=f"any recipe field: {', '.join(f.name for f in fields(Recipe)[1:])}; a detector's: "
+        f"{', '.join(f.name for f in fields(DetectionRecipe)[1:])}",
     )
 
 

@@ -35,11 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a run's .ckpt, or .safetensors from sgekit convert",
     )
-    parser.add_argument("--top", type=int, default=5, metavar="INT", help="classes to tell (5)")
+    parser.add_argument(
+        "--top", type=int, metavar="INT", help="classes that a classifier tells (5)"
+    )
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="FLOAT",
         help="least score of an object that a detector finds (0.5)",
     )
@@ -84,12 +85,17 @@ def execute(options: argparse.Namespace) -> int:
     from sgekit.cli import detection, detection_predict
 
     if detection.is_detectors(options.checkpoint):
+        if options.top is not None:
+            raise InputError(f"--top is for classifiers; {options.checkpoint} is a detector")
         return detection_predict.predict(options)
     if videos := [source for source in options.images if is_video(source)]:
         raise InputError(
             f"{videos[0]} is a video or camera, which only a detector takes; "
             f"{options.checkpoint} is a classifier"
         )
+    if options.threshold is not None or options.frames is not None:
+        given = "--threshold" if options.threshold is not None else "--frames"
+        raise InputError(f"{given} is for detectors; {options.checkpoint} is a classifier")
     network, who = load_network(options.checkpoint)
     files = find_images(options.images)
     out = output.out_dir(options)
@@ -99,7 +105,7 @@ def execute(options: argparse.Namespace) -> int:
         who,
         files,
         resolve_device(options.device),
-        top=shared.positive(options.top, "--top"),
+        top=shared.positive(5 if options.top is None else options.top, "--top"),
         batch_size=shared.positive(options.batch_size, "--batch-size"),
         skipped=skipped if options.skip_bad else None,
     )

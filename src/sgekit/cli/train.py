@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import sys
+from pathlib import Path
 
 from rich.console import Console
 
@@ -42,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
+    if options.resume and not (Path(options.out) / "last.ckpt").exists():
+        print(f"{options.out} holds no run yet: beginning anew", file=sys.stderr)
     if shared.wants_detection(options):
         from sgekit.cli import detection
 

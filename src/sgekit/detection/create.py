@@ -15,6 +15,7 @@ from sgekit.detection import heads
 from sgekit.detection.backbone import STAGES, attend, attend_pyramid, pyramid_backbone
 from sgekit.detection.load import load_detector
 from sgekit.detection.norms import NORMS, Norm
+from sgekit.detection.transform import PictureTransform
 from sgekit.errors import InputError
 from sgekit.models.insertion import synchronize_norms
 
@@ -130,6 +131,8 @@ def create_detector(
         extra = {"masks": kind.masks, "cascade": kind.cascade, "width": head_width}
         make = heads.rcnn
     model: Any = make(body, num_classes, boxes, settings, normed=norm == "group", **extra)
+    # The same settings; torchvision's class makes its own.
+    model.transform.__class__ = PictureTransform
     # Last, so that what it draws at random changes nothing else.
     attend(body, preserve=pretrained)
     if fpn_attention is not None:

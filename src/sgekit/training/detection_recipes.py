@@ -123,6 +123,8 @@ class DetectionRecipe:
         if "epochs" in parsed and "milestones" not in parsed and parsed["epochs"] > 0:
             stretch = parsed["epochs"] / self.epochs
             parsed["milestones"] = tuple(max(1, round(m * stretch)) for m in self.milestones)
+        if min(parsed.get("min_size", (1,)), default=0) < 1:
+            raise InputError(f"min_size must be sizes from 1 on, got {parsed['min_size']}")
         if "min_size" in parsed and "max_size" not in parsed:
             # The usual proportion, 1333 to 800.
             parsed["max_size"] = round(max(parsed["min_size"], default=0) * 5 / 3)

@@ -12,7 +12,7 @@ from torch import nn
 
 from sgekit.data.detection import DetectionData, DetectionSplit
 from sgekit.detection import DETECTORS, create_detector
-from sgekit.detection.evaluation import CocoEvaluation
+from sgekit.detection.evaluation import CocoEvaluation, DetectionScores
 from sgekit.errors import InputError
 from sgekit.files import write_atomic
 from sgekit.training.callbacks import Curve
@@ -52,12 +52,17 @@ class DetectionResult:
 
 
 def check_data(detector: str, data: DetectionData) -> None:
-    """Raise InputError where the detector needs masks that the data do not have."""
+    """Raise InputError where the data lack the masks that the detector needs, or any object."""
     if "mask" in detector and not data.masks:
         plain = {"mask_rcnn": "faster_rcnn", "cascade_mask_rcnn": "cascade_rcnn"}
         raise InputError(
             f"{detector} learns masks, but not every object in {data.name} has one; choose "
             f"{plain.get(detector, 'a detector of boxes')}"
+        )
+    if all(note["iscrowd"] for note in data.val.ground_truth()["annotations"]):
+        raise InputError(
+            f"the evaluation images of {data.name} ({data.val_name}) have no object: nothing could "
+            "be measured; choose other images with --eval-split"
         )
 
 
@@ -157,10 +162,16 @@ def run_detection(
         console,
         sync_norms=recipe.norm == "sync",
     )
+    if task.scores is None:  # the run had ended before
+        trained, _ = load_detector(settings.out / "last.ckpt")
+        task.evaluation = evaluate_detector(
+            trained, who, data, accelerator, batch_size=recipe.batch_size, workers=workers
+        )
+        task.scores = task.evaluation.compute()
     if rank == 0:
         text = json.dumps(task.evaluation.detections())
         write_atomic(settings.out / DETECTIONS, text.encode())
-    return _result(settings.seed, curve, task)
+    return _result(settings.seed, curve, task.scores)
 
 
 def _evaluation_loader(split: DetectionSplit, batch_size: int, workers: int, pin: bool) -> Any:
@@ -170,22 +181,18 @@ def _evaluation_loader(split: DetectionSplit, batch_size: int, workers: int, pin
     return loader(samples, batches, workers, pin, collate)
 
 
-def _result(seed: int, curve: Curve, task: DetectionTask) -> DetectionResult:
+def _result(seed: int, curve: Curve, scores: DetectionScores) -> DetectionResult:
     rows = curve.rows
     best = max(rows, key=lambda row: row["val_ap"])
-    scores = task.scores
     return DetectionResult(
         seed=seed,
-        # The log's numbers are of single precision.
-        ap=rows[-1]["val_ap"] if scores is None else scores.box.ap,
+        ap=scores.box.ap,
         best_ap=best["val_ap"],
         best_epoch=int(best["epoch"]),
         epochs=len(rows),
         seconds=curve.seconds,
         train_images_per_s=curve.train_images / max(curve.train_seconds, 1e-9),
-        scores={}
-        if scores is None
-        else {
+        scores={
             "box": scores.box.as_dict(),
             "mask": scores.mask.as_dict() if scores.mask is not None else None,
         },

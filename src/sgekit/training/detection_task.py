@@ -64,7 +64,9 @@ class DetectionTask(Task):
         for prefix, scores in (("", self.scores.box), ("mask_", self.scores.mask)):
             if scores is not None:
                 for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100"):
-                    self.log(f"val_{prefix}{name}", float(getattr(scores, name)))
+                    value = float(getattr(scores, name))
+                    if not math.isnan(value):  # no object of that size
+                        self.log(f"val_{prefix}{name}", value)
 
     def configure_optimizers(self) -> Any:
         recipe = self.recipe
