@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdlib>
 
 // What GCC compiles `#pragma omp parallel` to: runs f on a team of at most `threads`, this
 // thread among them. GCC's runtime and LLVM's both have it, while clang compiles the pragma
@@ -78,8 +79,9 @@ int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
 
     int64_t block = 1;
     if (!planar) {
-        block = ceil_div(BLOCK, call->depth);
-        if (block < kernels->width) block = kernels->width;
+        static int64_t BL = getenv("BL") ? atoi(getenv("BL")) : BLOCK;
+        block = ceil_div(BL, call->depth);
+        if (BL >= 256 && block < kernels->width) block = kernels->width;
         if (block > call->groups) block = call->groups;
         while (block > 1 && block * call->depth > NARROWEST
                && !balanced(call->samples * ceil_div(call->groups, block), threads)) {

@@ -2,8 +2,8 @@
 // adjacent in every position. Groups are taken W at a time, a "bundle".
 //
 // R says how channels lie in vectors. R > 0: a group has R < W channels, a power of two, and R
-// vectors hold a bundle, which is never cut. R = 0: a group has vectors of its own, of which
-// the last may be cut, and the last bundle may have fewer groups.
+// vectors hold a bundle. R < 0: a group has exactly -R vectors. Neither has a cut vector or a
+// bundle of fewer groups; R = 0 has what it takes for them.
 #ifndef SGEKIT_INTERLEAVED_H
 #define SGEKIT_INTERLEAVED_H
 
@@ -45,15 +45,20 @@ template <class T> INLINE T *start(const sgekit_map &map, const Job &job, const 
 // Calls f(k, live) for each bundle: its first group and how many it has.
 template <int R, class F> INLINE void bundles(const Place &at, F f) {
     for (int64_t k = at.first; k < at.last; k += W) {
-        f(k, R > 0 || at.last - k >= W ? W : (int)(at.last - k));
+        f(k, R != 0 || at.last - k >= W ? W : (int)(at.last - k));
     }
 }
 
 // Calls f(offset, count, m) for each vector of a bundle: m numbers it (R > 0) or its group.
 template <int R, class F> INLINE void vectors(int64_t depth, int live, F f) {
     if constexpr (R > 0) {
-#pragma GCC unroll 16
+        UNROLL
         for (int m = 0; m < R; ++m) f((int64_t)m * W, W, m);
+    } else if constexpr (R < 0) {
+        for (int m = 0; m < W; ++m) {
+            UNROLL
+            for (int i = 0; i < -R; ++i) f((int64_t)(i - m * R) * W, W, m);
+        }
     } else {
         for (int m = 0; m < live; ++m) {
             for (int64_t i = 0; i < depth; i += W) {
@@ -69,7 +74,7 @@ template <int R> struct Spread {
     float one[W];
 
     INLINE explicit Spread(V v) : all(v) {
-        if constexpr (R == 0) store(one, v);
+        if constexpr (R <= 0) store(one, v);
     }
     INLINE V operator()(int m) const {
         if constexpr (R > 0) {
@@ -82,13 +87,17 @@ template <int R> struct Spread {
 
 // Sums over the channels of each group of a bundle; term(offset, count) gives a vector.
 template <int R, class F> INLINE V over_channels(int64_t depth, int live, F term) {
-    constexpr int M = R > 0 ? R : W;
-    V v[M] = {};
     if constexpr (R > 0) {
-        vectors<R>(depth, live, [&](int64_t offset, int count, int m) ALWAYS {
-            v[m] = term(offset, count);
+        return segment_sums<R>([&](auto m) ALWAYS { return term((int64_t)m * W, W); });
+    } else if constexpr (R < 0) {
+        return segment_sums<W>([&](auto m) ALWAYS {
+            V sum = term((int64_t)-R * m * W, W);
+            UNROLL
+            for (int i = 1; i < -R; ++i) sum += term((int64_t)(i - m * R) * W, W);
+            return sum;
         });
     } else {
+        V v[W] = {};
         for (int m = 0; m < live; ++m) {
             V sum = {};
             int64_t i = m * depth, end = i + depth;
@@ -96,15 +105,15 @@ template <int R, class F> INLINE V over_channels(int64_t depth, int live, F term
             if (i < end) sum += term(i, (int)(end - i));
             v[m] = sum;
         }
+        return segment_sums<W>([&](auto m) ALWAYS { return v[m]; });
     }
-    return segment_sums<M>(v);
 }
 
 // c = (x - g) . g of the groups of a bundle in one position.
 template <int R, class T> INLINE V likeness(const T *x, const float *g, int64_t depth, int live) {
     return over_channels<R>(depth, live, [&](int64_t offset, int count) ALWAYS {
-        V gi = get<(R > 0)>(g + offset, count);
-        return (get<(R > 0)>(x + offset, count) - gi) * gi;
+        V gi = get<(R != 0)>(g + offset, count);
+        return (get<(R != 0)>(x + offset, count) - gi) * gi;
     });
 }
 
@@ -112,7 +121,7 @@ template <int R, class T> INLINE V likeness(const T *x, const float *g, int64_t 
 
 Sizes forward_sizes(const Job &job) {
     int64_t channels = padded(job.block * job.call->depth), groups = padded(job.block);
-    return {channels > 2 * groups ? channels : 2 * groups, 0, 0};
+    return {channels > 2 * groups ? channels : 2 * groups, 0, groups};
 }
 
 template <class T>
@@ -131,6 +140,7 @@ void means(const Job &job, const Place &at, int64_t begin, int64_t end, double *
                                  load(p + 7 * step)));
             } else {
                 const int count = (int)(at.channels - q);
+                UNROLL
                 for (int k = 0; k < ROWS; ++k) sum.add(load_some(p + k * step, count));
             }
             sum.add_to(out + q);
@@ -167,8 +177,8 @@ void moments(const Job &job, const Place &at, int64_t begin, int64_t end, double
 }
 
 template <class T, int R>
-void emit(const Job &job, const Place &at, int64_t begin, int64_t end) {
-    constexpr bool whole = R > 0;
+void emit(const Job &job, const Place &at, int64_t begin, int64_t end, const float *slopes) {
+    constexpr bool whole = R != 0;
     const sgekit_call &call = *job.call;
     const int64_t d = call.depth;
     const T *x = start<const T>(call.x, job, at), *r = start<const T>(call.residual, job, at);
@@ -181,11 +191,9 @@ void emit(const Job &job, const Place &at, int64_t begin, int64_t end) {
             const T *xj = x + j * call.x.outer + k * d, *rj = r + j * call.residual.outer + k * d;
             T *yj = y + j * call.y.outer + k * d;
             V c = likeness<R>(xj, g + k * d, d, live);
-            V spread = get<whole>(call.std + at.at_group + k, live) + call.eps;
-            V slope = get<whole>(call.weight + at.group + k, live) / spread;
             V mean = get<whole>(call.mean + at.at_group + k, live);
             V bias = get<whole>(call.bias + at.group + k, live);
-            const Spread<R> s(gate((c - mean) * slope + bias).s);
+            const Spread<R> s(gate((c - mean) * load(slopes + k) + bias).s);
             vectors<R>(d, live, [&](int64_t q, int count, int m) ALWAYS {
                 V v = get<whole>(xj + q, count) * s(m);
                 if (with_residual) v += get<whole>(rj + q, count);
@@ -205,13 +213,16 @@ template <class F> INLINE void with_packing(int64_t depth, F f) {
     if constexpr (W > 8) {
         if (depth == 8) return f(std::integral_constant<int, 8>());
     }
+    if (depth == W) return f(std::integral_constant<int, -1>());
+    if (depth == 2 * W) return f(std::integral_constant<int, -2>());
+    if (depth == 4 * W) return f(std::integral_constant<int, -4>());
     f(std::integral_constant<int, 0>());
 }
 
 // Calls f with the R of a depth for the whole bundles of a block, and with 0 for the rest.
 template <class F> INLINE void in_bundles(const Job &job, Place at, F f) {
     with_packing(job.call->depth, [&](auto r) {
-        if constexpr (r > 0) at.last = at.groups / W * W;
+        if constexpr (r != 0) at.last = at.groups / W * W;
         if (at.first < at.last) f(at, r);
         at.first = at.last;
         at.last = at.groups;
@@ -221,7 +232,7 @@ template <class F> INLINE void in_bundles(const Job &job, Place at, F f) {
 
 template <class T>
 void forward(const Job &job, int phase, int64_t item, int64_t begin, int64_t end, double *partial,
-             float *, const float *) {
+             float *, const float *state) {
     const Place all = place(job, item);
     if (phase == 0) {
         means<T>(job, all, begin, end, partial);
@@ -231,7 +242,9 @@ void forward(const Job &job, int phase, int64_t item, int64_t begin, int64_t end
             moments<T, r>(job, at, begin, end, partial);
         });
     } else {
-        in_bundles(job, all, [&](const Place &at, auto r) { emit<T, r>(job, at, begin, end); });
+        in_bundles(job, all, [&](const Place &at, auto r) {
+            emit<T, r>(job, at, begin, end, state);
+        });
     }
 }
 
@@ -242,7 +255,7 @@ INLINE double total(const double *partial, int64_t ranges, int64_t stride) {
 }
 
 void forward_finish(const Job &job, int phase, int64_t item, const double *partial, int64_t ranges,
-                    float *) {
+                    float *state) {
     const sgekit_call &call = *job.call;
     const Place at = place(job, item);
     const int64_t stride = forward_sizes(job).partial;
@@ -257,7 +270,8 @@ void forward_finish(const Job &job, int phase, int64_t item, const double *parti
         double sum = total(partial + k, ranges, stride);
         double squares = total(partial + padded(job.block) + k, ranges, stride);
         call.mean[at.at_group + k] = (float)(sum / n);
-        call.std[at.at_group + k] = deviation(sum, squares, n);
+        const float std = call.std[at.at_group + k] = deviation(sum, squares, n);
+        state[k] = call.weight[at.group + k] / (std + call.eps);
     }
 }
 
@@ -317,10 +331,10 @@ INLINE void along_x(const Job &job, const Place &at, int64_t k, int live, int64_
         });
     } else {
         vectors<R>(d, live, [&](int64_t q, int count, int m) ALWAYS {
-            V gi = get<false>(g + q, count), da_x = {}, t_x = {};
+            V gi = get<(R != 0)>(g + q, count), da_x = {}, t_x = {};
             for (int64_t j = from; j < to; ++j) {
                 const float *p = buffer + j * row + k + m;
-                V v = get<false>(x + j * step + q, count) - gi;
+                V v = get<(R != 0)>(x + j * step + q, count) - gi;
                 da_x += p[row / 2] * v;
                 t_x += p[0] * v;
             }
@@ -333,7 +347,7 @@ INLINE void along_x(const Job &job, const Place &at, int64_t k, int live, int64_
 template <class T, int R>
 void scores(const Job &job, const Place &at, int64_t begin, int64_t end, double *partial,
             float *buffer) {
-    constexpr bool whole = R > 0;
+    constexpr bool whole = R != 0;
     const sgekit_call &call = *job.call;
     const int64_t d = call.depth, groups = padded(job.block);
     const T *x = start<const T>(call.x, job, at), *dy = start<const T>(call.dy, job, at);
@@ -386,7 +400,7 @@ void scores(const Job &job, const Place &at, int64_t begin, int64_t end, double 
 template <class T, int R>
 void emit_gradient(const Job &job, const Place &at, int64_t begin, int64_t end, const float *buffer,
                    const float *state) {
-    constexpr bool whole = R > 0;
+    constexpr bool whole = R != 0;
     const sgekit_call &call = *job.call;
     const int64_t d = call.depth, groups = padded(job.block);
     const sgekit_map &source = call.relu ? call.dz : call.dy;

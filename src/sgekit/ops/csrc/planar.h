@@ -25,16 +25,43 @@ template <class T> INLINE T *start(const sgekit_map &map, const Job &job, Place 
 
 INLINE int64_t padded(int64_t n) { return (n + W - 1) / W * W; }
 
-// Calls f(j, count, tile) for tiles of TILE * W positions, then of W, then the rest; `tile` is
-// an integral constant: how many vectors there are, or 0 for one that `count` cuts short.
+// Calls f(j, count, tile) for tiles of TILE vectors, then once for what is left; `tile` is an
+// integral constant, how many vectors there are, negative where `count` says how many numbers
+// the last one has.
 template <class F> INLINE void tiles(int64_t begin, int64_t end, F f) {
     int64_t j = begin;
     for (; j + TILE * W <= end; j += TILE * W) f(j, W, std::integral_constant<int, TILE>());
-    for (; j + W <= end; j += W) f(j, W, std::integral_constant<int, 1>());
-    if (j < end) f(j, (int)(end - j), std::integral_constant<int, 0>());
+    const int left = (int)(end - j), last = (left - 1) % W + 1;
+    if (left > 3 * W) return f(j, last, std::integral_constant<int, -4>());
+    if (left > 2 * W) return f(j, last, std::integral_constant<int, -3>());
+    if (left > W) return f(j, last, std::integral_constant<int, -2>());
+    if (left > 0) f(j, last, std::integral_constant<int, -1>());
 }
 
-template <class T> INLINE double sum_of(const T *x, int64_t begin, int64_t end) {
+// How the vector k of a tile is loaded and stored.
+template <int Tile> constexpr int size_of = Tile > 0 ? Tile : -Tile;
+template <int Tile, class T> INLINE V fetch(const T *p, int k, int count) {
+    return get<(Tile > 0)>(p + k * W, k == size_of<Tile> - 1 ? count : W);
+}
+template <int Tile, class T> INLINE void put_back(T *p, int k, int count, V v) {
+    put<(Tile > 0)>(p + k * W, v, k == size_of<Tile> - 1 ? count : W);
+}
+// Lanes past the end as 0.
+template <int Tile> INLINE V valid(V v, int k, int count) {
+    return Tile > 0 || k < size_of<Tile> - 1 ? v : only(v, count);
+}
+
+// Sums of rows: row(i) gives W / 2 sums of the one numbered i. `out` has room for padded(rows).
+template <class F> INLINE void totals(int64_t rows, double *out, F row) {
+    for (int64_t i = 0; i < rows; i += W / 2) {
+        D v[W / 2] = {};
+        for (int k = 0; k < W / 2 && i + k < rows; ++k) v[k] = row(i + k);
+        D sums = segment_sums<W / 2>([&](auto k) ALWAYS { return v[k]; });
+        memcpy(out + i, &sums, sizeof sums);
+    }
+}
+
+template <class T> INLINE D sum_of(const T *x, int64_t begin, int64_t end) {
     Sum sum;
     int64_t j = begin;
     for (; j + 8 * W <= end; j += 8 * W) {
@@ -42,22 +69,29 @@ template <class T> INLINE double sum_of(const T *x, int64_t begin, int64_t end) 
         sum.add(pairwise(load(p), load(p + W), load(p + 2 * W), load(p + 3 * W), load(p + 4 * W),
                          load(p + 5 * W), load(p + 6 * W), load(p + 7 * W)));
     }
-    for (; j + W <= end; j += W) sum.add(load(x + j));
-    if (j < end) sum.add(load_some(x + j, (int)(end - j)));
-    return sum.total();
+    // Pairs of equal numbers, or of one and a 0, are exact as well.
+    for (; j + 2 * W <= end; j += 2 * W) sum.add(load(x + j) + load(x + j + W));
+    const int left = (int)(end - j);
+    if (left > W) {
+        sum.add(load(x + j) + load_some(x + j + W, left - W));
+    } else if (left > 0) {
+        sum.add(get<false>(x + j, left));
+    }
+    return sum.lanes();
 }
 
 // ---------------------------------------------------------------- forward
 
 Sizes forward_sizes(const Job &job) {
     int64_t d = job.call->depth;
-    return {d > 2 ? d : 2, padded(job.call->positions), 0};
+    return {padded(d), padded(job.call->positions), 0};
 }
 
 template <class T> void means(const Job &job, Place at, int64_t begin, int64_t end, double *out) {
     const sgekit_call &call = *job.call;
     const T *x = start<const T>(call.x, job, at);
-    for (int64_t i = 0; i < call.depth; ++i) out[i] = sum_of(x + i * call.x.outer, begin, end);
+    totals(call.depth, out,
+           [&](int64_t i) ALWAYS { return sum_of(x + i * call.x.outer, begin, end); });
 }
 
 // c = (x - g) . g of each position into the buffer; its sum and that of its squares.
@@ -69,17 +103,17 @@ void likeness(const Job &job, Place at, int64_t begin, int64_t end, double *out,
     const int64_t d = call.depth, step = call.x.outer;
     Sum sum, squares;
     tiles(begin, end, [&](int64_t j, int count, auto tile) ALWAYS {
-        constexpr bool full = tile > 0;
-        constexpr int K = full ? (int)tile : 1;
+        constexpr int K = size_of<tile>;
         V c[K] = {};
         const T *p = x + j;
         for (int64_t i = 0; i < d; ++i, p += step) {
             V gi = splat(g[i]);
-            for (int k = 0; k < K; ++k) c[k] += (get<full>(p + k * W, count) - gi) * gi;
+            UNROLL
+            for (int k = 0; k < K; ++k) c[k] += (fetch<tile>(p, k, count) - gi) * gi;
         }
+        UNROLL
         for (int k = 0; k < K; ++k) {
-            // Lanes past the end hold the c of a 0.
-            if (!full) c[k] = only(c[k], count);
+            c[k] = valid<tile>(c[k], k, count);
             store(buffer + j + k * W, c[k]);
             sum.add(c[k]);
             squares.add_product(c[k], c[k]);
@@ -101,16 +135,16 @@ void emit(const Job &job, Place at, int64_t begin, int64_t end, const float *buf
     const V mean = splat(call.mean[at.at]), bias = splat(call.bias[at.group]);
     const V floor = splat(call.relu ? 0.0f : -__builtin_inff());
     tiles(begin, end, [&](int64_t j, int count, auto tile) ALWAYS {
-        constexpr bool full = tile > 0;
-        constexpr int K = full ? (int)tile : 1;
+        constexpr int K = size_of<tile>;
         V s[K];
+        UNROLL
         for (int k = 0; k < K; ++k) s[k] = gate((load(buffer + j + k * W) - mean) * slope + bias).s;
         for (int64_t i = 0; i < d; ++i) {
+            UNROLL
             for (int k = 0; k < K; ++k) {
-                const int64_t at_k = j + k * W;
-                V v = get<full>(x + i * x_step + at_k, count) * s[k];
-                if (WithResidual) v += get<full>(r + i * r_step + at_k, count);
-                put<full>(y + i * y_step + at_k, v < floor ? floor : v, count);
+                V v = fetch<tile>(x + i * x_step + j, k, count) * s[k];
+                if (WithResidual) v += fetch<tile>(r + i * r_step + j, k, count);
+                put_back<tile>(y + i * y_step + j, k, count, v < floor ? floor : v);
             }
         }
     });
@@ -161,7 +195,7 @@ enum { MEAN_HIGH, MEAN_LOW, KAPPA, SLOPE, H }; // the state; h has `depth` numbe
 
 Sizes backward_sizes(const Job &job) {
     int64_t d = job.call->depth;
-    return {d > 3 ? d : 3, 3 * padded(job.call->positions), H + d};
+    return {padded(d), 3 * padded(job.call->positions), H + d};
 }
 
 template <class T, bool Relu>
@@ -178,31 +212,27 @@ void scores(const Job &job, Place at, int64_t begin, int64_t end, double *out, f
     const V weight = splat(call.weight[at.group]), bias = splat(call.bias[at.group]);
     Sum of_da, of_t, of_both;
     tiles(begin, end, [&](int64_t j, int count, auto tile) ALWAYS {
-        constexpr bool full = tile > 0;
-        constexpr int K = full ? (int)tile : 1;
+        constexpr int K = size_of<tile>;
         V c[K] = {}, q[K] = {};
         for (int64_t i = 0; i < d; ++i) {
             V gi = splat(g[i]);
+            UNROLL
             for (int k = 0; k < K; ++k) {
-                const int64_t at_k = j + k * W;
-                V xi = get<full>(x + i * x_step + at_k, count);
-                V up = get<full>(dy + i * dy_step + at_k, count);
+                V xi = fetch<tile>(x + i * x_step + j, k, count);
+                V up = fetch<tile>(dy + i * dy_step + j, k, count);
                 if (Relu) {
-                    up = get<full>(y + i * y_step + at_k, count) > 0.0f ? up : V{};
-                    put<full>(dz + i * dz_step + at_k, up, count);
+                    up = fetch<tile>(y + i * y_step + j, k, count) > 0.0f ? up : V{};
+                    put_back<tile>(dz + i * dz_step + j, k, count, up);
                 }
                 c[k] += (xi - gi) * gi;
                 q[k] += up * xi;
             }
         }
+        UNROLL
         for (int k = 0; k < K; ++k) {
-            V t = (c[k] - mean) * inverse;
+            V t = valid<tile>((c[k] - mean) * inverse, k, count);
             Gate gate_k = gate(t * weight + bias);
-            V da = q[k] * gate_k.slope;
-            if (!full) {
-                t = only(t, count);
-                da = only(da, count);
-            }
+            V da = valid<tile>(q[k] * gate_k.slope, k, count);
             float *p = buffer + j + k * W;
             store(p, gate_k.s);
             store(p + n, t);
@@ -229,32 +259,32 @@ void slopes(const Job &job, Place at, int64_t begin, int64_t end, double *out, f
     const V high = splat(state[MEAN_HIGH]), low = splat(state[MEAN_LOW]);
     const V kappa = splat(state[KAPPA]), slope = splat(state[SLOPE]);
     tiles(begin, end, [&](int64_t j, int count, auto tile) ALWAYS {
-        for (int k = 0; k < (tile > 0 ? (int)tile : 1); ++k) {
+        UNROLL
+        for (int k = 0; k < size_of<tile>; ++k) {
             const int64_t at_k = j + k * W;
             V v = (((load(dc + at_k) - high) - low) - kappa * load(t + at_k)) * slope;
-            store(dc + at_k, tile > 0 ? v : only(v, count));
+            store(dc + at_k, valid<tile>(v, k, count));
         }
     });
-    for (int64_t i = 0; i < call.depth; ++i) {
+    totals(call.depth, out, [&](int64_t i) ALWAYS {
         const T *p = x + i * call.x.outer;
         const V gi = splat(g[i]);
-        double sum = 0;
+        Sum of_h;
         // float32 sums of at most 64 numbers a lane.
-        for (int64_t from = begin; from < end; from += 64 * TILE * W) {
+        constexpr int64_t part = 64 * TILE * W;
+        for (int64_t from = begin; from < end; from += part) {
             V h[TILE] = {};
-            tiles(from, from + 64 * TILE * W < end ? from + 64 * TILE * W : end,
-                  [&](int64_t j, int count, auto tile) ALWAYS {
-                      for (int k = 0; k < (tile > 0 ? (int)tile : 1); ++k) {
-                          V v = get<(tile > 0)>(p + j + k * W, count) - gi;
-                          h[k] += load(dc + j + k * W) * v;
-                      }
-                  });
-            Sum of_h;
-            for (int k = 0; k < TILE; ++k) of_h.add(h[k]);
-            sum += of_h.total();
+            const int64_t to = from + part < end ? from + part : end;
+            tiles(from, to, [&](int64_t j, int count, auto tile) ALWAYS {
+                UNROLL
+                for (int k = 0; k < size_of<tile>; ++k) {
+                    h[k] += load(dc + j + k * W) * (fetch<tile>(p + j, k, count) - gi);
+                }
+            });
+            of_h.add((h[0] + h[1]) + (h[2] + h[3]));
         }
-        out[i] = sum;
-    }
+        return of_h.lanes();
+    });
 }
 
 template <class T>
@@ -268,19 +298,19 @@ void emit_gradient(const Job &job, Place at, int64_t begin, int64_t end, const f
     const int64_t d = call.depth, n = padded(call.positions);
     const int64_t dz_step = source.outer, dx_step = call.dx.outer;
     tiles(begin, end, [&](int64_t j, int count, auto tile) ALWAYS {
-        constexpr bool full = tile > 0;
-        constexpr int K = full ? (int)tile : 1;
+        constexpr int K = size_of<tile>;
         V s[K], dc[K];
+        UNROLL
         for (int k = 0; k < K; ++k) {
             s[k] = load(buffer + j + k * W);
             dc[k] = load(buffer + 2 * n + j + k * W);
         }
         for (int64_t i = 0; i < d; ++i) {
             V gi = splat(g[i]), hi = splat(h[i]);
+            UNROLL
             for (int k = 0; k < K; ++k) {
-                const int64_t at_k = j + k * W;
-                V v = get<full>(dz + i * dz_step + at_k, count) * s[k] + (dc[k] * gi + hi);
-                put<full>(dx + i * dx_step + at_k, v, count);
+                V v = fetch<tile>(dz + i * dz_step + j, k, count) * s[k] + (dc[k] * gi + hi);
+                put_back<tile>(dx + i * dx_step + j, k, count, v);
             }
         }
     });

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <utility>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 #if defined(__aarch64__)
@@ -27,6 +27,8 @@
 
 #define INLINE inline __attribute__((always_inline))
 #define ALWAYS __attribute__((always_inline)) // of a lambda
+// Of a loop over vectors in an array: unrolled, they stay in registers.
+#define UNROLL _Pragma("GCC unroll 16")
 
 namespace {
 
@@ -34,10 +36,10 @@ constexpr int W = SGEKIT_W;
 
 typedef float V __attribute__((vector_size(4 * W)));
 typedef double D __attribute__((vector_size(4 * W))); // W / 2 numbers
-typedef float HalfV __attribute__((vector_size(2 * W)));
 typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint32_t U __attribute__((vector_size(4 * W)));
 typedef uint16_t U16 __attribute__((vector_size(2 * W)));
+typedef int64_t L64 __attribute__((vector_size(4 * W)));
 
 struct bf16 {
     uint16_t bits;
@@ -57,15 +59,68 @@ template <class A, class B> INLINE A bits_as(B b) {
     return a;
 }
 
-// ---------------------------------------------------------------- 16-bit numbers
+// ---------------------------------------------------------------- conversions
+// Intrinsics: GCC takes __builtin_convertvector apart where the two vectors differ in size.
 
-INLINE V widen(U16 h, bf16) { return bits_as<V>(__builtin_convertvector(h, U) << 16); }
+struct Wide {
+    D low, high;
+};
+
+#if defined(__AVX512F__)
+INLINE U longer(U16 h) { return bits_as<U>(_mm512_cvtepu16_epi32(bits_as<__m256i>(h))); }
+INLINE U16 shorter(U u) { return bits_as<U16>(_mm512_cvtepi32_epi16(bits_as<__m512i>(u))); }
+INLINE Wide widen(V v) {
+    __m512 m = bits_as<__m512>(v);
+    return {bits_as<D>(_mm512_cvtps_pd(_mm512_castps512_ps256(m))),
+            bits_as<D>(_mm512_cvtps_pd(_mm512_extractf32x8_ps(m, 1)))};
+}
+#elif defined(__AVX2__)
+INLINE U longer(U16 h) { return bits_as<U>(_mm256_cvtepu16_epi32(bits_as<__m128i>(h))); }
+INLINE U16 shorter(U u) {
+    __m256i m = bits_as<__m256i>(u);
+    m = _mm256_permute4x64_epi64(_mm256_packus_epi32(m, m), 0x08);
+    return bits_as<U16>(_mm256_castsi256_si128(m));
+}
+INLINE Wide widen(V v) {
+    __m256 m = bits_as<__m256>(v);
+    return {bits_as<D>(_mm256_cvtps_pd(_mm256_castps256_ps128(m))),
+            bits_as<D>(_mm256_cvtps_pd(_mm256_extractf128_ps(m, 1)))};
+}
+#elif defined(__x86_64__)
+INLINE U longer(U16 h) {
+    __m128i m = _mm_cvtsi64_si128(bits_as<int64_t>(h));
+    return bits_as<U>(_mm_unpacklo_epi16(m, _mm_setzero_si128()));
+}
+INLINE U16 shorter(U u) {
+    // The instruction saturates as signed numbers.
+    __m128i m = _mm_sub_epi32(bits_as<__m128i>(u), _mm_set1_epi32(0x8000));
+    m = _mm_add_epi16(_mm_packs_epi32(m, m), _mm_set1_epi16(-0x8000));
+    return bits_as<U16>(_mm_cvtsi128_si64(m));
+}
+INLINE Wide widen(V v) {
+    __m128 m = bits_as<__m128>(v);
+    return {bits_as<D>(_mm_cvtps_pd(m)), bits_as<D>(_mm_cvtps_pd(_mm_movehl_ps(m, m)))};
+}
+#elif defined(__aarch64__)
+INLINE U longer(U16 h) { return bits_as<U>(vmovl_u16(bits_as<uint16x4_t>(h))); }
+INLINE U16 shorter(U u) { return bits_as<U16>(vmovn_u32(bits_as<uint32x4_t>(u))); }
+INLINE Wide widen(V v) {
+    float32x4_t m = bits_as<float32x4_t>(v);
+    return {bits_as<D>(vcvt_f64_f32(vget_low_f32(m))), bits_as<D>(vcvt_high_f64_f32(m))};
+}
+#else
+INLINE U longer(U16 h) { return __builtin_convertvector(h, U); }
+INLINE U16 shorter(U u) { return __builtin_convertvector(u, U16); }
+INLINE Wide widen(V v) { return {D{v[0], v[1]}, D{v[2], v[3]}}; }
+#endif
+
+INLINE V widen(U16 h, bf16) { return bits_as<V>(longer(h) << 16); }
 
 INLINE U16 narrow(V v, bf16) {
     U u = bits_as<U>(v);
     U nearest_even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     // Rounding up could make a NaN an infinity.
-    return __builtin_convertvector(v == v ? nearest_even : (u >> 16) | 0x40u, U16);
+    return shorter(v == v ? nearest_even : (u >> 16) | 0x40u);
 }
 
 #if defined(__AVX512F__)
@@ -83,7 +138,7 @@ INLINE V widen(U16 h, f16) { return bits_as<V>(vcvt_f32_f16(bits_as<float16x4_t>
 INLINE U16 narrow(V v, f16) { return bits_as<U16>(vcvt_f16_f32(bits_as<float32x4_t>(v))); }
 #else
 INLINE V widen(U16 h, f16) {
-    U u = __builtin_convertvector(h, U);
+    U u = longer(h);
     U magnitude = (u & 0x7fffu) << 13;
     // The exponents' biases differ by 112; the product also makes subnormals normal.
     V value = bits_as<V>(magnitude) * 0x1p112f;
@@ -103,7 +158,7 @@ INLINE U16 narrow(V v, f16) {
     U r = m < splat_bits(113u << 23) ? small : normal;
     r = m >= splat_bits(0x477ff000u) ? splat_bits(0x7c00u) : r; // 65520 and more
     r = m > splat_bits(0x7f800000u) ? nan : r;
-    return __builtin_convertvector(r | sign, U16);
+    return shorter(r | sign);
 }
 #endif
 
@@ -187,6 +242,7 @@ template <bool Full, class T> INLINE void put(T *p, V v, int count) {
 // The first `count` lanes of v, 0 in the others.
 INLINE V only(V v, int count) {
     I lane;
+    UNROLL
     for (int i = 0; i < W; ++i) lane[i] = i;
     return lane < count ? v : V{};
 }
@@ -194,30 +250,33 @@ INLINE V only(V v, int count) {
 // ---------------------------------------------------------------- shuffles
 
 #if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define SHUFFLE(a, b, Index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
+#define SHUFFLE(a, b, Index, ...) __builtin_shuffle(a, b, Index{__VA_ARGS__})
 #endif
 
 template <int... L> INLINE V halve(V a, V b, std::integer_sequence<int, L...>) {
-    return SHUFFLE(a, b, (2 * L)...) + SHUFFLE(a, b, (2 * L + 1)...);
+    return SHUFFLE(a, b, I, (2 * L)...) + SHUFFLE(a, b, I, (2 * L + 1)...);
+}
+template <int... L> INLINE D halve(D a, D b, std::integer_sequence<int, L...>) {
+    return SHUFFLE(a, b, L64, (2 * L)...) + SHUFFLE(a, b, L64, (2 * L + 1)...);
 }
 // Sums of neighbours: those of a, then those of b.
 INLINE V halve(V a, V b) { return halve(a, b, std::make_integer_sequence<int, W>()); }
+INLINE D halve(D a, D b) { return halve(a, b, std::make_integer_sequence<int, W / 2>()); }
 
-// The M vectors at v end to end hold W segments of M numbers each; their sums. Destroys v.
-template <int M> INLINE V segment_sums(V *v) {
-    if constexpr (M > 1) {
-#pragma GCC unroll 16
-        for (int i = 0; i < M / 2; ++i) v[i] = halve(v[2 * i], v[2 * i + 1]);
-        return segment_sums<M / 2>(v);
+// The M vectors leaf(0), leaf(1), ... end to end hold segments of M numbers each; their sums.
+template <int M, int First = 0, class F> INLINE auto segment_sums(F leaf) {
+    if constexpr (M == 1) {
+        return leaf(std::integral_constant<int, First>());
     } else {
-        return v[0];
+        auto left = segment_sums<M / 2, First>(leaf);
+        return halve(left, segment_sums<M / 2, First + M / 2>(leaf));
     }
 }
 
 template <int R, int P, int... L> INLINE V repeat(V s, std::integer_sequence<int, L...>) {
-    return SHUFFLE(s, s, ((P * W + L) / R)...);
+    return SHUFFLE(s, s, I, ((P * W + L) / R)...);
 }
 // Every lane of s R times in a row, and of the R vectors that makes the one numbered `part`.
 template <int R, int P = 0> INLINE V repeat(V s, int part) {
@@ -230,16 +289,6 @@ template <int R, int P = 0> INLINE V repeat(V s, int part) {
 // ---------------------------------------------------------------- sums in float64
 // float64 holds the sum of 2^29 equal float32 exactly, so that their mean is their value:
 // a constant map has no deviation, and a constant gradient none from its mean.
-
-struct Wide {
-    D low, high;
-};
-
-INLINE Wide widen(V v) {
-    HalfV part[2];
-    memcpy(part, &v, sizeof part);
-    return {__builtin_convertvector(part[0], D), __builtin_convertvector(part[1], D)};
-}
 
 struct Sum {
     Wide s = {};
@@ -254,14 +303,10 @@ struct Sum {
         s.low += p.low * q.low;
         s.high += p.high * q.high;
     }
+    // As W / 2 sums, and as one.
+    INLINE D lanes() const { return s.low + s.high; }
     INLINE double total() const {
-        D both = s.low + s.high;
-        double lane[W / 2];
-        memcpy(lane, &both, sizeof lane);
-        for (int step = W / 4; step > 0; step /= 2) {
-            for (int i = 0; i < step; ++i) lane[i] += lane[i + step];
-        }
-        return lane[0];
+        return segment_sums<W / 2>([&](auto k) ALWAYS { return k == 0 ? lanes() : D{}; })[0];
     }
     // Adds to W numbers in memory.
     INLINE void add_to(double *p) const {
@@ -293,16 +338,16 @@ INLINE V pairwise(V a, V b, V c, V d, V e, V f, V g, V h) {
 
 // exp(-a), correct to 2 units in the last place between the bounds below.
 INLINE V exp_minus(V a) {
-    V x = -a;
-    // Written so that a NaN passes. 1 + exp(88) is finite and its inverse is normal.
-    x = x > 88.0f ? splat(88.0f) : x;
-    x = x < -87.0f ? splat(-87.0f) : x;
+    // Written so that a NaN passes. 1 + exp(87) has a normal inverse.
+    const V most = splat(87.0f), least = splat(-87.0f);
+    V x = most < a ? most : a;
+    x = least > x ? least : x;
     // 1.5 * 2^23: adding it rounds to an integer, which stands in the low bits.
-    V shifted = x * 1.44269504f + 12582912.0f;
+    V shifted = x * -1.44269504f + 12582912.0f;
     V k = shifted - 12582912.0f;
     I exponent = bits_as<I>(shifted) - 0x4b400000;
     // ln 2 in two parts, of which the first has zeros enough for an exact product with k.
-    V r = x - k * 0.693359375f;
+    V r = k * -0.693359375f - x;
     r = r + k * 2.12194440e-4f;
     // Taylor's series; the next term is 5e-9 where |r| <= ln 2 / 2.
     V p = splat(1.0f / 5040);
@@ -316,6 +361,17 @@ INLINE V exp_minus(V a) {
     return p * bits_as<V>((exponent + 127) << 23);
 }
 
+// 1 / v for normal v with a normal inverse, correct to 1 unit in the last place.
+INLINE V inverse(V v) {
+#if defined(__AVX512F__)
+    // The division of this width takes as long as sixteen products.
+    V guess = bits_as<V>(_mm512_rcp14_ps(bits_as<__m512>(v)));
+    return guess + guess * (1.0f - v * guess);
+#else
+    return 1.0f / v;
+#endif
+}
+
 struct Gate {
     V s;     // sigmoid(a)
     V slope; // s * (1 - s), without cancellation
@@ -323,7 +379,7 @@ struct Gate {
 
 INLINE Gate gate(V a) {
     V e = exp_minus(a);
-    V s = 1.0f / (1.0f + e);
+    V s = inverse(1.0f + e);
     return {s, s * (e * s)};
 }
 
