@@ -186,7 +186,7 @@ def forward_into(
     shape = _Shape.of(x, channel_dim)
     groups = weight.shape[0]
     g = torch.zeros(shape.samples, groups, shape.channels // groups)
-    mean, std = torch.zeros(2, shape.samples, groups)
+    mean, std = torch.zeros(shape.samples, groups), torch.zeros(shape.samples, groups)
     if x.numel() == 0:
         return g, mean, std
     x = shape.readable(x)
