@@ -215,7 +215,9 @@ template <class F> INLINE void with_packing(int64_t depth, F f) {
     }
     if (depth == W) return f(std::integral_constant<int, -1>());
     if (depth == 2 * W) return f(std::integral_constant<int, -2>());
-    if (depth == 4 * W) return f(std::integral_constant<int, -4>());
+    if constexpr (W < 16) {
+        if (depth == 4 * W) return f(std::integral_constant<int, -4>());
+    }
     f(std::integral_constant<int, 0>());
 }
 
