@@ -63,7 +63,13 @@ def lay_out(x: Tensor, layout: str) -> Tensor:
 
 
 def run(
-    x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, residual: Tensor | None, relu: bool, **o: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dy: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+    **o: Any,
 ) -> dict[str, Tensor]:
     """The kernels' result, statistics and gradients."""
     activation = "relu" if relu else None
@@ -76,7 +82,12 @@ def run(
 
 
 def exact(
-    x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, residual: Tensor | None, passes: Tensor | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dy: Tensor,
+    residual: Tensor | None,
+    passes: Tensor | None,
 ) -> dict[str, Tensor]:
     """The same in float64; `passes` says where the ReLU let the kernels' result through."""
     leaves: Any = [t.detach().double().requires_grad_() for t in (x, weight, bias)]
@@ -136,9 +147,7 @@ def test_two_positions(layout: str, isa: str) -> None:
         assert truth.error(ours[name], value).maximum <= 1e-5, name
 
 
-@pytest.mark.parametrize(
-    ("mean", "std"), [(50, 1), (100, 0.1), (1000, 1), (1e-3, 1e-6)], ids=str
-)
+@pytest.mark.parametrize(("mean", "std"), [(50, 1), (100, 0.1), (1000, 1), (1e-3, 1e-6)], ids=str)
 @pytest.mark.parametrize("shape", [(2, 32, 13, 14), (2, 64, 7, 7)], ids=str)
 @both_layouts
 @every_isa
@@ -171,9 +180,7 @@ def test_a_constant_map_is_gated_by_the_bias(
     assert truth.error(y, x.double() * s).maximum <= 3e-7
     # dy is constant, so that da is, and nothing but dy * s may reach x.
     dy = lay_out(torch.ones(x.shape), layout)
-    dx, _, dweight, _ = cpu.backward(
-        dy, x, weight, bias, g, mean, std, None, 1e-5, 1, isa=isa
-    )
+    dx, _, dweight, _ = cpu.backward(dy, x, weight, bias, g, mean, std, None, 1e-5, 1, isa=isa)
     assert truth.error(dx, s.expand(x.shape)).maximum <= 3e-7
     assert torch.equal(dweight, torch.zeros(2, 4))
 
@@ -274,6 +281,6 @@ def test_auto_takes_the_kernels_and_says_when_not() -> None:
     one = torch.ones(4)
     ours = spatial_group_enhance(x, one, one)
     assert torch.equal(ours, spatial_group_enhance(x, one, one, impl="cpu"))
-    with pytest.raises(InputError, match="too little for torch.float64"):
+    with pytest.raises(InputError, match=r"too little for torch\.float64"):
         spatial_group_enhance(x, one, one, residual=x.double(), impl="cpu")
     assert spatial_group_enhance(x, one, one, residual=x.double()).dtype == torch.float64

@@ -157,9 +157,7 @@ def forward(
     """As `eager.forward`. `isa` is one of ISAS; a test compares them."""
     out = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
     y = torch.empty_like(x, dtype=out)
-    return y, *forward_into(
-        y, x, weight, bias, residual, eps, channel_dim, activation, isa=isa
-    )
+    return y, *forward_into(y, x, weight, bias, residual, eps, channel_dim, activation, isa=isa)
 
 
 def forward_into(

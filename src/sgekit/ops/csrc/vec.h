@@ -25,8 +25,13 @@
 #define SGEKIT_W 4
 #endif
 
+#ifdef SGEKIT_CALLS // under sanitizers, for which whole kernels in one function are too large
+#define INLINE inline
+#define ALWAYS
+#else
 #define INLINE inline __attribute__((always_inline))
 #define ALWAYS __attribute__((always_inline)) // of a lambda
+#endif
 // Of a loop over vectors in an array: unrolled, they stay in registers.
 #define UNROLL _Pragma("GCC unroll 16")
 
