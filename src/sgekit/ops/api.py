@@ -74,7 +74,11 @@ def spatial_group_enhance(
         return overridden
     validate(x, weight, bias, channel_dim, residual, activation)
     validate_switches(normalize=normalize, unbiased=unbiased)
-    chosen = _choose(x, weight.shape[0], channel_dim, activation, impl, normalize)
+    residual_dtype = None if residual is None else residual.dtype
+    call = library.Call(
+        x.device, x.dtype, tuple(x.shape), weight.shape[0], channel_dim, activation, residual_dtype
+    )
+    chosen = _choose(call, impl, normalize)
     if not normalize or (chosen == library.REFERENCE and _traced()):
         return reference.enhance(
             x, weight, bias, residual, eps, channel_dim, activation, normalize, unbiased
@@ -143,15 +147,12 @@ def _over_n(x: Tensor, weight: Tensor, eps: float, channel_dim: int) -> tuple[Te
     return wide * r, eps * r
 
 
-def _choose(
-    x: Tensor, groups: int, channel_dim: int, activation: str | None, impl: str, normalize: bool
-) -> str:
+def _choose(call: library.Call, impl: str, normalize: bool) -> str:
     if impl == library.REFERENCE or (impl == "auto" and (_traced() or not normalize)):
         return library.REFERENCE
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         allowed = ", ".join(f'"{name}"' for name in ("auto", *IMPLEMENTATIONS))
         raise InputError(f"impl must be one of {allowed}, not {impl!r}")
-    call = library.Call(x.device, x.dtype, tuple(x.shape), groups, channel_dim, activation)
     if impl == "auto":
         return next(name for name in IMPLEMENTATIONS if library.why_not(name, call) is None)
     reason = library.why_not(impl, call) if normalize else "fused kernels always normalise"

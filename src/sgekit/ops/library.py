@@ -30,6 +30,7 @@ class Call(NamedTuple):
     groups: int
     channel_dim: int
     activation: str | None
+    residual_dtype: torch.dtype | None = None
 
 
 class Backend(Protocol):

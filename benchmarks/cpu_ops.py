@@ -1,0 +1,208 @@
+"""What one call of the CPU kernels costs, in multiples of copying the tensor.
+
+    python benchmarks/cpu_ops.py                          # prints a table
+    python benchmarks/cpu_ops.py --out cpu_ops.json       # and keeps it, with every round
+    python benchmarks/cpu_ops.py --batch 1 --no-compile   # one image; without torch.compile
+
+For the block outputs of a ResNet-50 at 224 x 224, in both layouts: the fused kernels with a fresh
+result, with a preallocated one and in place, with residual and ReLU, backward, and in bfloat16;
+and in the same rounds what users would otherwise take: the released formula, eager and compiled,
+and timm's SE, CBAM and ECA. One round runs everything once, in a new order; a ratio is that of
+two times of the same round, its median over the rounds stands with its quartiles.
+"""
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.layers import CbamModule, EcaModule, SEModule
+from torch import Tensor, nn
+
+from sgekit.ops import cpu, cpu_library
+from sgekit.ops.cpu_library import ISAS
+
+SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
+GROUPS = 64
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+class Formula(nn.Module):
+    """The equations as PyTorch users write them: unbiased deviation, one operator a step."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1))
+        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.reshape(b * self.groups, c // self.groups, h, w)
+        likeness = (x * x.mean((2, 3), keepdim=True)).sum(1, keepdim=True)
+        t = likeness.reshape(b * self.groups, -1)
+        t = t - t.mean(1, keepdim=True)
+        t = t / (t.std(1, keepdim=True) + 1e-5)
+        t = t.reshape(b, self.groups, h, w) * self.weight + self.bias
+        gate = torch.sigmoid(t).reshape(b * self.groups, 1, h, w)
+        return (x * gate).reshape(b, c, h, w)
+
+
+def both_ways(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Callable[[], Any]]:
+    """A layer's inference, and its backward pass alone."""
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    y = layer(leaf)
+    wanted = [leaf, *layer.parameters()]
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(x)
+
+    return {
+        "forward": forward,
+        "backward": lambda: torch.autograd.grad(y, wanted, dy, retain_graph=True),
+    }
+
+
+def candidates(
+    shape: tuple[int, ...], layout: torch.memory_format, compiled: bool
+) -> dict[str, Callable[[], Any]]:
+    """Everything that one round runs, by "what it is/what it does"."""
+    x, dy, residual = (torch.randn(shape).contiguous(memory_format=layout) for _ in range(3))
+    y = torch.empty_like(x)
+    # In place: gates near 1, or the map would be gone after some rounds.
+    again, half = x.clone(memory_format=torch.preserve_format), x.bfloat16()
+    half_y, half_dy = torch.empty_like(half), dy.bfloat16()
+    weight, bias = torch.randn(GROUPS) / 2, torch.ones(GROUPS)
+    wide = 30 * bias
+    saved = cpu.forward(x, weight, bias, None, 1e-5, 1, None)[1:]
+    half_saved = cpu.forward(half, weight, bias, None, 1e-5, 1, None)[1:]
+    runs: dict[str, Callable[[], Any]] = {
+        "copy/forward": lambda: y.copy_(x),
+        "copy bf16/forward": lambda: half_y.copy_(half),
+        "add and relu/forward": lambda: torch.add(x, residual, out=y).relu_(),
+        "sgekit/forward": lambda: cpu.forward_into(y, x, weight, bias, None, 1e-5, 1, None),
+        "sgekit/in place": lambda: cpu.forward_into(
+            again, again, weight, wide, None, 1e-5, 1, None
+        ),
+        "sgekit/fresh result": lambda: cpu.forward(x, weight, bias, None, 1e-5, 1, None),
+        "sgekit/residual, relu": lambda: cpu.forward_into(
+            y, x, weight, bias, residual, 1e-5, 1, "relu"
+        ),
+        "sgekit/backward": lambda: cpu.backward(dy, x, weight, bias, *saved, None, 1e-5, 1),
+        "sgekit bf16/forward": lambda: cpu.forward_into(
+            half_y, half, weight, bias, None, 1e-5, 1, None
+        ),
+        "sgekit bf16/backward": lambda: cpu.backward(
+            half_dy, half, weight, bias, *half_saved, None, 1e-5, 1
+        ),
+    }
+    channels = shape[1]
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "formula": lambda: Formula(GROUPS),
+        "timm SE": lambda: SEModule(channels),
+        "timm CBAM": lambda: CbamModule(channels),
+        "timm ECA": lambda: EcaModule(channels),
+    }
+    if compiled:
+        layers["formula compiled"] = lambda: torch.compile(Formula(GROUPS))  # type: ignore[return-value]
+    for name, make in layers.items():
+        for way, run in both_ways(make(), x, dy).items():
+            runs[f"{name}/{way}"] = run
+    return runs
+
+
+def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run in each round."""
+    for run in runs.values():  # compiles, warms
+        run()
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    chance = random.Random(0)
+    for _ in range(rounds):
+        chance.shuffle(order)
+        for name in order:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(seconds: dict[str, list[float]], name: str, to: str) -> dict[str, float]:
+    both = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
+    low, middle, high = statistics.quantiles(both, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows are what was run, columns the shapes."""
+    columns = list(dict.fromkeys((row["layout"], tuple(row["shape"])) for row in rows))
+    head = [f"{layout} {shape[1]}x{shape[2]}²" for layout, shape in columns]
+    lines = ["| times copying | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for name in dict.fromkeys(row["name"] for row in rows):
+        found = [row["copies"] for row in rows if row["name"] == name]
+        cells = [f"{c['median']:.2f} ({c['low']:.2f}–{c['high']:.2f})" for c in found]
+        lines.append(f"| {name.replace('/', ': ')} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--out", type=Path, help="a JSON file")
+    options = parser.parse_args()
+    library = cpu_library.load()
+    if isinstance(library, str):
+        parser.error(library)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    load = Path("/proc/loadavg")
+    for layout, memory_format in LAYOUTS.items():
+        for channels, size in SHAPES:
+            shape = (options.batch, channels, size, size)
+            before = load.read_text().split()[0] if load.exists() else None
+            seconds = measure(
+                candidates(shape, memory_format, not options.no_compile), options.rounds
+            )
+            for name in seconds:
+                copy = "copy bf16/forward" if "bf16" in name else "copy/forward"
+                rows.append(
+                    {
+                        "layout": layout,
+                        "shape": shape,
+                        "name": name,
+                        "copies": ratios(seconds, name, copy),
+                        "milliseconds": [1e3 * s for s in seconds[name]],
+                        "load": before,
+                    }
+                )
+    print(table(rows))
+    if options.out:
+        result = {
+            "machine": platform.processor() or platform.machine(),
+            "instruction_set": ISAS[library.sgekit_best_isa()],
+            "threads": options.threads,
+            "rounds": options.rounds,
+            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+            "rows": rows,
+        }
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
