@@ -20,11 +20,21 @@ def test_markdown(make_results: MakeResults) -> None:
     results = summarise(make_results({"none": [0.70, 0.74, 0.72], "sge": [0.71, 0.76, 0.73]}))
     head, rule, plain, sge = markdown_table(results).splitlines()
     assert head.count("|") == rule.count("|") == plain.count("|") == sge.count("|") == 9
+    assert head.startswith("| attention | top-1 accuracy | difference")
     assert plain.startswith("| none (plain) | 72.0 ± 2.0 % | baseline | 1,230,000 |")
     assert sge == (
         "| sge | 73.3 ± 2.5 % | +1.3 (−0.1 to +2.8) | 1,230,240 | 21.3 M + 2 M "
         "| 1.10× (1.08–1.13) | 1.01× (0.99–1.04) | 324 MiB |"
     )
+
+
+def test_markdown_names_what_detectors_are_compared_by(make_results: MakeResults) -> None:
+    results = make_results({"none": [0.4], "sge": [0.5]})
+    results["settings"]["metric"] = "ap"
+    for contender in results["contenders"]:
+        for run in contender["runs"]:
+            run["ap"] = run["top1"]  # type: ignore[typeddict-unknown-key]
+    assert markdown_table(summarise(results)).startswith("| attention | box AP | difference")
 
 
 def test_markdown_of_what_is_unknown(make_results: MakeResults) -> None:

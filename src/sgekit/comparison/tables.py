@@ -164,7 +164,8 @@ def terminal_table(results: Results) -> Table:
 
 def markdown_table(results: Results) -> str:
     """The table in Markdown (GitHub's dialect), with a final newline."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
+    columns = [COLUMNS[0], metric_of(results).name, *COLUMNS[2:]]
+    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     for row in rows(results):
         cells = (cell.replace("|", "\\|") for cell in row.cells())
         lines.append("| " + " | ".join(cells) + " |")
