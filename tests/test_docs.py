@@ -18,7 +18,7 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from sgekit.cli.main import COMMANDS, command_parser, parser
-from sgekit.cli.options import recipe_from
+from sgekit.cli.options import detection_recipe_from, recipe_from
 from sgekit.comparison.results import Contender, Difference, Results, Run, ScoreDifference
 from sgekit.models import attention_sites, count_operations, describe
 from sgekit.models.zoo import ARCHITECTURES, PREFIX
@@ -129,7 +129,7 @@ def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert options == 0, (arguments, capsys.readouterr().err)
             continue
         if hasattr(options, "recipe"):
-            recipe_from(options)
+            (detection_recipe_from if options.detector else recipe_from)(options)
         attention = getattr(options, "attention", ())
         assert set([attention] if isinstance(attention, str) else attention) <= set(ATTENTION)
         model = getattr(options, "model", None)
