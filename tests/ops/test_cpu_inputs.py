@@ -61,7 +61,7 @@ def test_any_strides(name: str, channel_dim: int) -> None:
     for impl in ("cpu", "reference"):
         inputs: Any = [t.detach().requires_grad_() for t in (x, weight, bias, residual)]
         y = spatial_group_enhance(
-            *inputs[:3], channel_dim=channel_dim, residual=inputs[3], activation="relu", impl=impl
+            inputs[0], inputs[1], inputs[2], 1e-5, channel_dim, inputs[3], "relu", impl
         )
         outputs.append([y, *torch.autograd.grad(y, inputs, dy)])
     ours, theirs = outputs

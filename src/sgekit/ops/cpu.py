@@ -1,21 +1,22 @@
 """Fused kernels for CPUs: each pass over memory does all that can be done in it.
 
-Forward reads x twice more from the cache than from memory and writes y; backward reads x and
-dy and writes dx. The statistics, and what they err, are those of `reference`; sums run in
+Forward reads x from memory once and twice more from the cache, and writes y; backward reads x
+and dy and writes dx. The statistics, and what they err, are those of `reference`; sums run in
 float64 where they decide whether a constant map stays constant. csrc/ has the kernels,
 docs/building.md tells how they get built.
 """
 
-import ctypes
+import functools
+import itertools
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from sgekit.errors import InputError
 from sgekit.ops import cpu_library
-from sgekit.ops.cpu_library import DTYPES, INTERLEAVED, ISAS, NO_SUCH_ISA, PLANAR, Map, NativeCall
+from sgekit.ops.cpu_library import DTYPES, INTERLEAVED, ISAS, NONE, PLANAR, Map, NativeCall
 from sgekit.ops.library import Call
+from sgekit.ops.reference import output_dtype
 
 
 def can_run(call: Call) -> str | None:
@@ -29,117 +30,80 @@ def can_run(call: Call) -> str | None:
     return library if isinstance(library, str) else None
 
 
-class _Shape(NamedTuple):
-    """How the kernels see a map; both layouts take any strides between samples."""
+class _View(NamedTuple):
+    """How the kernels see maps of one shape; both layouts take any strides between samples."""
 
     layout: int
-    channel_dim: int
-    samples: int
-    channels: int
-    positions: int
-
-    @classmethod
-    def of(cls, x: Tensor, channel_dim: int) -> "_Shape":
-        """That of `x`; interleaved where its channels are adjacent, planar otherwise."""
-        samples, channels = x.shape[0], x.shape[channel_dim]
-        positions = x.numel() // max(samples * channels, 1)
-        shape = cls(INTERLEAVED, channel_dim, samples, channels, positions)
-        if x.stride(channel_dim) == 1 and shape.strides(x) is not None:
-            planar = shape._replace(layout=PLANAR)
-            # Strides say nothing where there is one position: rows of channels are longer.
-            return planar if channels == 1 and planar.strides(x) is not None else shape
-        return shape._replace(layout=PLANAR)
+    axis: int
+    """That of the channels, from 0."""
+    shape: torch.Size
 
     def strides(self, x: Tensor) -> tuple[int, int] | None:
         """`Map`'s sample and outer; None where the kernels can't take x as it lies."""
-        axis = self.channel_dim % x.dim()
-        spatial = [k for k in range(1, x.dim()) if k != axis]
-        step = _step([x.shape[k] for k in spatial], [x.stride(k) for k in spatial])
-        if self.layout == PLANAR:
-            adjacent = step == 1 or self.positions == 1
-            return (x.stride(0), x.stride(axis)) if adjacent else None
-        if step is None or (x.stride(axis) != 1 and self.channels > 1):
-            return None
-        return x.stride(0), step
+        return _strides(self.layout, self.axis, self.shape, x.stride())
 
-    def empty(self, like: Tensor) -> Tensor:
+    def empty(self, dtype: torch.dtype) -> Tensor:
         """A dense tensor of this layout."""
-        if self.layout == PLANAR and self.channel_dim == 1:
-            return torch.empty(like.shape, dtype=like.dtype)
-        if self.layout == INTERLEAVED and self.channel_dim == -1:
-            return torch.empty(like.shape, dtype=like.dtype)
-        axis = self.channel_dim % like.dim()
-        to = -1 if self.layout == INTERLEAVED else 1
-        shape = list(like.shape)
-        shape.insert(to % like.dim(), shape.pop(axis))
-        return torch.empty(shape, dtype=like.dtype).movedim(to, axis)
+        to = len(self.shape) - 1 if self.layout == INTERLEAVED else 1
+        sizes = list(self.shape)
+        sizes.insert(to, sizes.pop(self.axis))
+        return torch.empty(sizes, dtype=dtype).movedim(to, self.axis)
 
     def readable(self, x: Tensor) -> Tensor:
         """x itself, or a copy of it that the kernels can take."""
-        return x if self.strides(x) is not None else self.empty(x).copy_(x)
+        return x if self.strides(x) is not None else self.empty(x.dtype).copy_(x)
+
+    def writable(self, x: Tensor) -> Tensor:
+        """x itself, or a stand-in to be copied into it."""
+        return x if self.strides(x) is not None else self.empty(x.dtype)
 
     def map(self, x: Tensor) -> Map:
         """For a tensor that `strides` can take."""
-        sample, outer = cast(tuple[int, int], self.strides(x))
-        return Map(x.data_ptr(), sample, outer)
+        return Map(x.data_ptr(), *cast(tuple[int, int], self.strides(x)))
 
 
-def _step(sizes: list[int], strides: list[int]) -> int | None:
-    """The stride from position to position, if there is only one; 1 for a single position."""
-    step, expected = None, 0
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
-        if size == 1:
-            continue
-        if step is None:
-            step = stride
-        elif stride != expected:
+# Networks repeat a few shapes; looking one up takes a tenth of working it out.
+@functools.lru_cache(4096)
+def _strides(
+    layout: int, axis: int, shape: torch.Size, strides: tuple[int, ...]
+) -> tuple[int, int] | None:
+    spatial = [k for k in range(1, len(shape)) if k != axis and shape[k] != 1]
+    # The stride from position to position, where there is only one.
+    step = strides[spatial[-1]] if spatial else 1
+    for k, next_k in itertools.pairwise(spatial):
+        if strides[k] != strides[next_k] * shape[next_k]:
             return None
-        expected = stride * size
-    return 1 if step is None else step
+    if layout == PLANAR:
+        return (strides[0], strides[axis]) if step == 1 else None
+    return (strides[0], step) if strides[axis] == 1 or shape[axis] == 1 else None
 
 
-def _native(
-    shape: _Shape, x: Tensor, weight: Tensor, bias: Tensor, eps: float, relu: bool, isa: str
-) -> NativeCall:
-    groups = weight.shape[0]
+@functools.lru_cache(4096)
+def _view(shape: torch.Size, strides: tuple[int, ...], channel_dim: int) -> _View:
+    """Interleaved where the channels are adjacent, planar otherwise."""
+    axis = channel_dim % len(shape)
+    taken = strides[axis] == 1 and _strides(INTERLEAVED, axis, shape, strides) is not None
+    # A single channel has no neighbours.
+    alone = shape[axis] == 1 and _strides(PLANAR, axis, shape, strides) is not None
+    return _View(INTERLEAVED if taken and not alone else PLANAR, axis, shape)
+
+
+def _call(
+    view: _View, x: Tensor, weight: Tensor, bias: Tensor, statistics: tuple[Tensor, ...],
+    eps: float, relu: bool, isa: str,
+) -> NativeCall:  # fmt: skip
+    samples, channels, groups = x.shape[0], x.shape[view.axis], weight.shape[0]
+    g, mean, std = (t.data_ptr() for t in statistics)
     return NativeCall(
-        layout=shape.layout,
-        dtype=DTYPES[x.dtype],
-        isa=ISAS.index(isa),
-        threads=cpu_library.threads(),
-        samples=shape.samples,
-        groups=groups,
-        depth=shape.channels // groups,
-        positions=shape.positions,
-        eps=eps,
-        relu=relu,
-        weight=weight.data_ptr(),
-        bias=bias.data_ptr(),
-        x=shape.map(x),
-    )
-
-
-def _run(name: str, call: NativeCall) -> None:
-    library = cpu_library.load()
-    if isinstance(library, str):
-        raise InputError(f'impl="cpu" cannot run here: {library}')
-    size = getattr(library, f"sgekit_{name}_workspace")(ctypes.byref(call))
-    if size == NO_SUCH_ISA:
-        raise InputError(
-            f"this processor, or this build, has no {ISAS[call.isa]}; "
-            f"the best here is {ISAS[library.sgekit_best_isa()]}"
-        )
-    if size < 0:
-        raise RuntimeError(f"sgekit_{name}_workspace refused a call with code {size}")
-    workspace = torch.empty(size + 64, dtype=torch.uint8)
-    call.workspace = -(-workspace.data_ptr() // 64) * 64
-    call.workspace_bytes = size
-    code = getattr(library, f"sgekit_{name}")(ctypes.byref(call))
-    if code != 0:
-        raise RuntimeError(f"sgekit_{name} refused a call with code {code}")
+        view.layout, DTYPES[x.dtype], ISAS.index(isa), cpu_library.threads(),
+        samples, groups, channels // groups, x.numel() // (samples * channels),
+        eps, relu, weight.data_ptr(), bias.data_ptr(), g, mean, std, view.map(x),
+    )  # fmt: skip
 
 
 def _flat(parameter: Tensor) -> Tensor:
+    if parameter.dtype == torch.float32 and parameter.is_contiguous():
+        return parameter
     return parameter.detach().to(torch.float32).contiguous()
 
 
@@ -155,8 +119,7 @@ def forward(
     isa: str = "best",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `eager.forward`. `isa` is one of ISAS; a test compares them."""
-    out = x.dtype if residual is None else torch.promote_types(x.dtype, residual.dtype)
-    y = torch.empty_like(x, dtype=out)
+    y = torch.empty_like(x, dtype=output_dtype(x, residual))
     return y, *forward_into(y, x, weight, bias, residual, eps, channel_dim, activation, isa=isa)
 
 
@@ -178,27 +141,28 @@ def forward_into(
     dtype that `forward` gives. What it shares with x or the residual in another way than
     being the same tensor is undefined.
     """
-    x, weight, bias = x.detach(), _flat(weight), _flat(bias)
+    groups = weight.shape[0]
+    samples, channels = x.shape[0], x.shape[channel_dim]
+    make = torch.empty if x.numel() else torch.zeros
+    statistics = (
+        make(samples, groups, channels // groups),
+        make(samples, groups),
+        make(samples, groups),
+    )
+    if x.numel() == 0:
+        return statistics
     if x.dtype != y.dtype:
         x = x.to(y.dtype)
-    shape = _Shape.of(x, channel_dim)
-    groups = weight.shape[0]
-    g = torch.zeros(shape.samples, groups, shape.channels // groups)
-    mean, std = torch.zeros(shape.samples, groups), torch.zeros(shape.samples, groups)
-    if x.numel() == 0:
-        return g, mean, std
-    x = shape.readable(x)
-    written = y if shape.strides(y) is not None else shape.empty(y)
-    call = _native(shape, x, weight, bias, eps, activation == "relu", isa)
-    call.g, call.mean, call.std = g.data_ptr(), mean.data_ptr(), std.data_ptr()
-    call.y = shape.map(written)
-    if residual is not None:
-        residual = shape.readable(residual.detach().to(y.dtype))
-        call.residual = shape.map(residual)
-    _run("forward", call)
+    view = _view(x.shape, x.stride(), channel_dim)
+    x, weight, bias = view.readable(x), _flat(weight), _flat(bias)
+    written = view.writable(y)
+    kept = None if residual is None else view.readable(residual.to(y.dtype))
+    call = _call(view, x, weight, bias, statistics, eps, activation == "relu", isa)
+    call = call._replace(y=view.map(written), residual=NONE if kept is None else view.map(kept))
+    cpu_library.run("forward", call)
     if written is not y:
         y.copy_(written)
-    return g, mean, std
+    return statistics
 
 
 def backward(
@@ -222,21 +186,24 @@ def backward(
     if x.numel() == 0:
         return dx, dz, dweight, dbias
     x, weight, bias = x.to(dy.dtype), _flat(weight), _flat(bias)
-    shape = _Shape.of(x, channel_dim)
-    x, dy = shape.readable(x), shape.readable(dy)
-    direct = dx.dtype == x.dtype and shape.strides(dx) is not None
-    dx_written = dx if direct else shape.empty(x)
-    g, mean, std = g.contiguous(), mean.contiguous(), std.contiguous()
-    call = _native(shape, x, weight, bias, eps, y is not None, isa)
-    call.g, call.mean, call.std = g.data_ptr(), mean.data_ptr(), std.data_ptr()
-    call.dweight, call.dbias = dweight.data_ptr(), dbias.data_ptr()
-    call.dy, call.dx = shape.map(dy), shape.map(dx_written)
+    view = _view(x.shape, x.stride(), channel_dim)
+    x, dy = view.readable(x), view.readable(dy)
+    dx_written = view.writable(dx) if dx.dtype == x.dtype else view.empty(x.dtype)
+    statistics = (g.contiguous(), mean.contiguous(), std.contiguous())
+    call = _call(view, x, weight, bias, statistics, eps, y is not None, isa)
+    call = call._replace(
+        dy=view.map(dy),
+        dx=view.map(dx_written),
+        dweight=dweight.data_ptr(),
+        dbias=dbias.data_ptr(),
+    )
     dz_written = dz
-    if y is not None:
-        y = shape.readable(y.to(dy.dtype))
-        dz_written = dz if shape.strides(dz) is not None else shape.empty(dz)
-        call.y, call.dz = shape.map(y), shape.map(dz_written)
-    _run("backward", call)
+    # Held until the kernels have run, as everything they read is.
+    after = None if y is None else view.readable(y.to(dy.dtype))
+    if after is not None:
+        dz_written = view.writable(dz)
+        call = call._replace(y=view.map(after), dz=view.map(dz_written))
+    cpu_library.run("backward", call)
     if dx_written is not dx:
         dx.copy_(dx_written)
     if dz_written is not dz:

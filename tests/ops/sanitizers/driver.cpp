@@ -113,8 +113,7 @@ double worst(const Case &c) {
         // Exactly as large as was said, and aligned.
         std::unique_ptr<char, void (*)(void *)> workspace((char *)aligned_alloc(64, size ? size : 64), free);
         memset(workspace.get(), 0xff, size);
-        call.workspace = workspace.get(), call.workspace_bytes = size;
-        if (int32_t code = run(&call)) return 1e9 + code;
+        if (int32_t code = run(&call, workspace.get(), size)) return 1e9 + code;
     }
 
     double error = 0;

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdlib>
 
 // What GCC compiles `#pragma omp parallel` to: runs f on a team of at most `threads`, this
 // thread among them. GCC's runtime and LLVM's both have it, while clang compiles the pragma
@@ -79,9 +78,8 @@ int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
 
     int64_t block = 1;
     if (!planar) {
-        static int64_t BL = getenv("BL") ? atoi(getenv("BL")) : BLOCK;
-        block = ceil_div(BL, call->depth);
-        if (BL >= 256 && block < kernels->width) block = kernels->width;
+        block = ceil_div(BLOCK, call->depth);
+        if (block < kernels->width) block = kernels->width;
         if (block > call->groups) block = call->groups;
         while (block > 1 && block * call->depth > NARROWEST
                && !balanced(call->samples * ceil_div(call->groups, block), threads)) {
@@ -110,6 +108,7 @@ int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
 
 struct Work {
     const Plan *plan;
+    char *memory;
     int phase; // where items are cut into ranges
     std::atomic<int64_t> next, place;
 };
@@ -119,8 +118,7 @@ struct Memory {
     float *buffer, *state;
 };
 
-Memory memory_of(const Plan &p, int64_t place) {
-    char *base = (char *)p.job.call->workspace;
+Memory memory_of(const Plan &p, char *base, int64_t place) {
     return {(double *)base + place * p.ranges * p.sizes.partial,
             (float *)(base + p.buffer + place * lines(p.sizes.buffer * (int64_t)sizeof(float))),
             (float *)(base + p.state + place * lines(p.sizes.state * (int64_t)sizeof(float)))};
@@ -131,7 +129,7 @@ void whole_items(void *data) {
     Work &work = *(Work *)data;
     const Plan &p = *work.plan;
     const Kernel &kernel = *p.kernel;
-    const Memory m = memory_of(p, work.place++);
+    const Memory m = memory_of(p, work.memory, work.place++);
     for (int64_t item = work.next++; item < p.items; item = work.next++) {
         for (int phase = 0; phase < kernel.phases; ++phase) {
             kernel.run(p.job, phase, item, 0, p.job.call->positions, m.partial, m.buffer, m.state);
@@ -153,14 +151,14 @@ void ranges_of_items(void *data) {
         const int64_t n = p.job.call->positions;
         const int64_t begin = range * each < n ? range * each : n;
         const int64_t end = begin + each < n ? begin + each : n;
-        const Memory m = memory_of(p, item);
+        const Memory m = memory_of(p, work.memory, item);
         double *partial = m.partial + range * p.sizes.partial;
         p.kernel->run(p.job, work.phase, item, begin, end, partial, m.buffer, m.state);
     }
 }
 
-void in_parallel(void (*f)(void *), const Plan &p, int phase) {
-    Work work{&p, phase, {0}, {0}};
+void in_parallel(void (*f)(void *), const Plan &p, char *memory, int phase) {
+    Work work{&p, memory, phase, {0}, {0}};
     if (p.threads == 1) {
         f(&work);
     } else {
@@ -168,18 +166,18 @@ void in_parallel(void (*f)(void *), const Plan &p, int phase) {
     }
 }
 
-int32_t execute(const sgekit_call *call, bool backward) {
+int32_t execute(const sgekit_call *call, bool backward, char *memory, int64_t bytes) {
     Plan p;
     if (int32_t code = plan(call, backward, &p)) return code;
-    if (!call->workspace || call->workspace_bytes < p.bytes) return SGEKIT_SMALL_WORKSPACE;
+    if (!memory || bytes < p.bytes) return SGEKIT_SMALL_WORKSPACE;
     if (p.ranges == 1) {
-        in_parallel(whole_items, p, 0);
+        in_parallel(whole_items, p, memory, 0);
         return SGEKIT_OK;
     }
     for (int phase = 0; phase < p.kernel->phases; ++phase) {
-        in_parallel(ranges_of_items, p, phase);
+        in_parallel(ranges_of_items, p, memory, phase);
         for (int64_t item = 0; phase + 1 < p.kernel->phases && item < p.items; ++item) {
-            const Memory m = memory_of(p, item);
+            const Memory m = memory_of(p, memory, item);
             p.kernel->finish(p.job, phase, item, m.partial, p.ranges, m.state);
         }
     }
@@ -211,6 +209,8 @@ int64_t workspace(const sgekit_call *call, bool backward) {
 
 PUBLIC int32_t sgekit_abi(void) { return SGEKIT_ABI; }
 
+PUBLIC int32_t sgekit_call_size(void) { return (int32_t)sizeof(sgekit_call); }
+
 PUBLIC int32_t sgekit_best_isa(void) {
 #if defined(SGEKIT_X86)
     const Kernels *best = kernels_of(SGEKIT_ISA_BEST);
@@ -225,9 +225,11 @@ PUBLIC int32_t sgekit_best_isa(void) {
 PUBLIC int64_t sgekit_forward_workspace(const sgekit_call *call) { return workspace(call, false); }
 PUBLIC int64_t sgekit_backward_workspace(const sgekit_call *call) { return workspace(call, true); }
 
-PUBLIC int32_t sgekit_forward(const sgekit_call *call) {
-    return any_null(call, false) ? SGEKIT_BAD_CALL : execute(call, false);
+PUBLIC int32_t sgekit_forward(const sgekit_call *call, void *workspace, int64_t bytes) {
+    if (any_null(call, false)) return SGEKIT_BAD_CALL;
+    return execute(call, false, (char *)workspace, bytes);
 }
-PUBLIC int32_t sgekit_backward(const sgekit_call *call) {
-    return any_null(call, true) ? SGEKIT_BAD_CALL : execute(call, true);
+PUBLIC int32_t sgekit_backward(const sgekit_call *call, void *workspace, int64_t bytes) {
+    if (any_null(call, true)) return SGEKIT_BAD_CALL;
+    return execute(call, true, (char *)workspace, bytes);
 }

@@ -1,5 +1,6 @@
 // Every kernel for one instruction set, whose table the build names in SGEKIT_TABLE.
-#include "interleaved.h"
+#include "interleaved_backward.h"
+#include "interleaved_forward.h"
 #include "planar.h"
 
 namespace {

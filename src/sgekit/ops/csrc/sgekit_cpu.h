@@ -40,8 +40,6 @@ typedef struct {
     // and, after a ReLU, dz. dx may be dy or dz where there is no y.
     sgekit_map dy, dx, dz;
     float *dweight, *dbias; // (samples, groups)
-    void *workspace;
-    int64_t workspace_bytes;
 } sgekit_call;
 
 // Returned by the functions below where they do nothing.
@@ -53,13 +51,16 @@ enum {
 };
 
 int32_t sgekit_abi(void);
+// sizeof(sgekit_call).
+int32_t sgekit_call_size(void);
 // The instruction set that SGEKIT_ISA_BEST means here.
 int32_t sgekit_best_isa(void);
-// Bytes of workspace, aligned to 64, or a negative code. Reads no pointer but for NULL.
+// Bytes of working memory that a call needs, or a negative code. Follows no pointer.
 int64_t sgekit_forward_workspace(const sgekit_call *call);
 int64_t sgekit_backward_workspace(const sgekit_call *call);
-int32_t sgekit_forward(const sgekit_call *call);
-int32_t sgekit_backward(const sgekit_call *call);
+// `workspace` is aligned to 64 bytes.
+int32_t sgekit_forward(const sgekit_call *call, void *workspace, int64_t bytes);
+int32_t sgekit_backward(const sgekit_call *call, void *workspace, int64_t bytes);
 
 #ifdef __cplusplus
 }
