@@ -18,7 +18,7 @@ LIBRARY = FOLDER / "libsgekit_cpu.so"
 MISSING = FOLDER / "KERNELS_MISSING"
 """Why the build made no library, in one line."""
 
-ABI = 1
+ABI = 2
 PLANAR, INTERLEAVED = 0, 1
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ISAS = ("best", "baseline", "avx2", "avx512")

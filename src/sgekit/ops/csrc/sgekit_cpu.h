@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 // Raised with every change of a struct or of a function's meaning.
-#define SGEKIT_ABI 1
+#define SGEKIT_ABI 2
 
 enum { SGEKIT_PLANAR = 0, SGEKIT_INTERLEAVED = 1 };
 enum { SGEKIT_FLOAT32 = 0, SGEKIT_BFLOAT16 = 1, SGEKIT_FLOAT16 = 2 };
