@@ -91,8 +91,8 @@ def training_step(network: nn.Module, load: Load) -> Callable[[], None]:
     return step
 
 
-def inference(network: nn.Module, load: Load) -> Callable[[], None]:
-    """A function that classifies the load's batch."""
+def inference(network: nn.Module, load: Any) -> Callable[[], None]:
+    """A function that classifies the load's batch, or finds objects in it."""
     images, _ = load.batch()
     network.eval()
 

@@ -64,9 +64,7 @@ def _detectors(
     settings = {run.attention: run for run in plan.runs(Path())}
     makers = {name: partial(build_detector, settings[name], classes) for name in plan.attention}
     load = DetectorLoad.of(plan, recipe, classes, device)
-    return _measured(
-        plan, makers, load, console, training=detection.training_step, using=detection.inference
-    )
+    return _measured(plan, makers, load, console, detection.training_step)
 
 
 def _measured(
@@ -75,7 +73,6 @@ def _measured(
     load: Load | DetectorLoad,
     console: Console,
     training: Step = training_step,
-    using: Step = inference,
 ) -> dict[str, Cost]:
     known = measure(
         lambda name: makers[name](),
@@ -84,7 +81,7 @@ def _measured(
         load,
         seconds=SECONDS,
         progress=lambda text: console.print(text, highlight=False),
-        kinds={"training": training, "inference": using},
+        kinds={"training": training, "inference": inference},
     )
     console.print(f"measuring the peak memory of {', '.join(makers)}", highlight=False)
     # Every contender in a process of its own, two at a time where they do not share a device.

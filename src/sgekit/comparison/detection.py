@@ -95,18 +95,6 @@ def training_step(network: nn.Module, load: DetectorLoad) -> Callable[[], None]:
     return step
 
 
-def inference(network: nn.Module, load: DetectorLoad) -> Callable[[], None]:
-    """A function that finds objects in the load's batch."""
-    images, _ = load.batch()
-    network.eval()
-
-    def step() -> None:
-        with torch.inference_mode(), load.autocast():
-            network(images)
-
-    return step
-
-
 def describe_detector(settings: RunSettings, classes: int) -> Contender:
     """A contender without runs: all parameters; operations of backbone and pyramid."""
     recipe = settings.detection

@@ -22,7 +22,6 @@ from sgekit.models import build, insert
 from sgekit.models.contender import parse
 from sgekit.models.slots import slots
 from sgekit.models.zoo import PREFIX, default_groups
-from sgekit.modules import ATTENTION
 
 STRIDES = (4, 8, 16, 32)
 STAGES = 5
@@ -168,8 +167,7 @@ def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
     contender = parse(spec.attention)
     if contender.name == "none":
         return []
-    told = {"groups", "group_channels"} & contender.options.keys()
-    groups = spec.groups if contender.name == "sge" and not told else "auto"
+    groups = spec.groups if contender.takes_groups else "auto"
     if groups is None:
         groups = default_groups(spec.name) if any(slots(backbone.body)) else "auto"
     try:
@@ -177,7 +175,7 @@ def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
             backbone.body,
             spec.attention,
             groups=groups,
-            preserve=preserve and can_preserve(spec.attention),
+            preserve=preserve and contender.preserves,
             example_inputs=torch.zeros(1, spec.in_chans, _PIXELS, _PIXELS),
         )
     except InputError as error:
@@ -199,18 +197,6 @@ def attend_pyramid(backbone: PyramidBackbone, attention: str) -> list[str]:
         preserve=False,
         example_inputs=torch.zeros(1, backbone.spec.in_chans, _PIXELS, _PIXELS),
     )
-
-
-def can_preserve(attention: str) -> bool:
-    """Whether the attention can start as a constant factor, which is scaled out again."""
-    contender = parse(attention)
-    with torch.device("meta"):
-        layer: Any = ATTENTION[contender.name](64, **contender.options)
-    try:
-        layer.neutralize()
-    except InputError:
-        return False
-    return True
 
 
 def _split(name: str, attention: str) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """The detectors themselves: torchvision's, and the cascade on torchvision's."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -119,16 +118,8 @@ def _widened(value: Any) -> Any:
     return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
 
 
-def _box_head(channels: int, width: int, normed: bool) -> nn.Module:
-    make: Callable[..., nn.Module] = (
-        partial(
-            FastRCNNConvFCHead,
-            (channels, ROI, ROI),
-            [channels] * 4,
-            [width],
-            norm_layer=group_norm,
-        )
-        if normed
-        else partial(TwoMLPHead, channels * ROI**2, width)
-    )
-    return make()
+def _box_head(channels: int, width: int, normed: bool) -> Any:
+    if not normed:
+        return TwoMLPHead(channels * ROI**2, width)
+    shape = (channels, ROI, ROI)
+    return FastRCNNConvFCHead(shape, [channels] * 4, [width], norm_layer=group_norm)

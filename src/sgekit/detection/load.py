@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sgekit.detection.backbone import PyramidBackbone, can_preserve
+from sgekit.detection.backbone import PyramidBackbone
 from sgekit.errors import InputError
 from sgekit.models import build
 from sgekit.models.checkpoints import Contents, load_contents, read_torch, read_weights
+from sgekit.models.contender import parse
 
 # What torchvision called weights before its heads were made of blocks with a norm each.
 _OLDER: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -180,7 +181,7 @@ def _load_backbone(model: Any, contents: Contents) -> LoadedDetector:
 
 
 def _preserves(backbone: PyramidBackbone) -> bool:
-    return can_preserve(backbone.spec.attention)
+    return parse(backbone.spec.attention).preserves
 
 
 def _place(name: str, own: Mapping[str, Tensor]) -> str | None:

@@ -15,7 +15,6 @@ from sgekit.models.contender import Contender, parse
 from sgekit.models.insertion import insert
 from sgekit.models.slots import slots
 from sgekit.models.zoo import PREFIX, default_groups
-from sgekit.modules import ATTENTION
 
 Groups = int | Literal["auto"] | None
 
@@ -52,7 +51,7 @@ def build(
     skeleton = _skeleton(base)
     _refuse_own_attention(base, skeleton)
     if preserve is None:
-        preserve = pretrained and _preserves(contender)
+        preserve = pretrained and contender.preserves
     put = partial(_put, contender, groups=_groups(base, skeleton, groups))
     try:
         put(skeleton, preserve=False)
@@ -76,8 +75,7 @@ def attention_sites(name: str) -> list[tuple[str, int]]:
 
 def _put(contender: Contender, model: nn.Module, *, groups: Groups, preserve: bool) -> None:
     if contender.name != "none":
-        told = {"groups", "group_channels"} & contender.options.keys()
-        given = groups if contender.name == "sge" and not told else None
+        given = groups if contender.takes_groups else None
         insert(model, contender.text, groups=given, preserve=preserve)
 
 
@@ -85,16 +83,6 @@ def _groups(base: str, skeleton: nn.Module, groups: Groups) -> Groups:
     if groups is None:
         return default_groups(base) if any(slots(skeleton)) else "auto"
     return groups
-
-
-def _preserves(contender: Contender) -> bool:
-    with torch.device("meta"):
-        layer: Any = ATTENTION[contender.name](64, **contender.options)
-    try:
-        layer.neutralize()
-    except InputError:
-        return False
-    return True
 
 
 def _known(name: str) -> str:

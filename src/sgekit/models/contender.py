@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import torch
+
 from sgekit.errors import InputError
 from sgekit.modules import ATTENTION
 
@@ -39,6 +41,22 @@ class Contender:
         given = sorted(self.options, key=order.index)
         inner = ",".join(f"{option}={written(self.options[option])}" for option in given)
         return f"{self.name}({inner})"
+
+    @property
+    def takes_groups(self) -> bool:
+        """Whether a number of groups given beside it is for it: SGE whose options say none."""
+        return self.name == "sge" and not {"groups", "group_channels"} & self.options.keys()
+
+    @property
+    def preserves(self) -> bool:
+        """Whether it can start as a constant factor, which is scaled out again."""
+        with torch.device("meta"):
+            layer: Any = ATTENTION[self.name](64, **self.options)
+        try:
+            layer.neutralize()
+        except InputError:
+            return False
+        return True
 
 
 def parse(text: str) -> Contender:
