@@ -14,6 +14,7 @@ _PLACES = {
     "ATTENTION": "sgekit.modules",
     "create_detector": "sgekit.detection",
     "create_model": "sgekit.models",
+    "fuse": "sgekit.models",
     "insert": "sgekit.models",
     "load_checkpoint": "sgekit.models",
     "remove": "sgekit.models",
@@ -27,6 +28,7 @@ __all__ = [
     "__version__",
     "create_detector",
     "create_model",
+    "fuse",
     "insert",
     "load_checkpoint",
     "remove",
@@ -36,7 +38,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sgekit.detection import create_detector
     from sgekit.errors import InputError
-    from sgekit.models import create_model, insert, load_checkpoint, remove
+    from sgekit.models import create_model, fuse, insert, load_checkpoint, remove
     from sgekit.modules import ATTENTION, SpatialGroupEnhance
     from sgekit.ops import spatial_group_enhance
 

@@ -6,6 +6,7 @@ from sgekit.models import released as _released  # noqa: F401  (registers)
 from sgekit.models import zoo as _zoo  # noqa: F401  (registers)
 from sgekit.models.build import attention_sites, build
 from sgekit.models.checkpoints import Loaded, Metadata, load_checkpoint, save_checkpoint
+from sgekit.models.fusion import fuse
 from sgekit.models.insertion import insert, remove
 from sgekit.models.listing import ModelInfo, default_input_size, describe, list_models
 from sgekit.models.operations import Operations, count_operations
@@ -21,6 +22,7 @@ __all__ = [
     "create_model",
     "default_input_size",
     "describe",
+    "fuse",
     "insert",
     "list_models",
     "load_checkpoint",

@@ -15,6 +15,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
 from sgekit.errors import InputError
+from sgekit.models.insertion.tails import set_tails
 from sgekit.modules import DEFAULT_GROUPS, SpatialGroupEnhance
 
 SMALL = "resnet10_small"
@@ -109,6 +110,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             **kwargs,
         }
         model: nn.Module = build_model_with_cfg(ResNet, name, pretrained, **given)
+        set_tails(model)
         return model
 
     def plain(pretrained: bool = False, **kwargs: Any) -> nn.Module:

@@ -79,7 +79,7 @@ def spatial_group_enhance(
         x.device, x.dtype, tuple(x.shape), weight.shape[0], channel_dim, activation, residual_dtype
     )
     chosen = _choose(call, impl, normalize)
-    if not normalize or (chosen == library.REFERENCE and _traced()):
+    if not normalize or (chosen == library.REFERENCE and traced()):
         return reference.enhance(
             x, weight, bias, residual, eps, channel_dim, activation, normalize, unbiased
         )
@@ -120,7 +120,7 @@ def available(
     return [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
 
 
-def _traced() -> bool:
+def traced() -> bool:
     """Whether the call becomes part of a graph, where plain operations fuse and export.
 
     Under torch.func too: what a custom function returns there can't be written in place.
@@ -148,7 +148,7 @@ def _over_n(x: Tensor, weight: Tensor, eps: float, channel_dim: int) -> tuple[Te
 
 
 def _choose(call: library.Call, impl: str, normalize: bool) -> str:
-    if impl == library.REFERENCE or (impl == "auto" and (_traced() or not normalize)):
+    if impl == library.REFERENCE or (impl == "auto" and (traced() or not normalize)):
         return library.REFERENCE
     if impl != "auto" and impl not in IMPLEMENTATIONS:
         allowed = ", ".join(f'"{name}"' for name in ("auto", *IMPLEMENTATIONS))

@@ -26,7 +26,7 @@ def operations(shape: tuple[int, ...], groups: int, channel_dim: int) -> int:
     return samples * (5 * channels * n + 8 * groups * n + channels + 4 * groups)
 
 
-@register_flop_formula(torch.ops.sgekit.enhance)
+@register_flop_formula((torch.ops.sgekit.enhance, torch.ops.sgekit.enhance_))
 def _forward_flops(
     x: Any, weight: Any, bias: Any, residual: Any, eps: float, channel_dim: int, *_: Any, **__: Any
 ) -> int:

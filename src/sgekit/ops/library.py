@@ -86,15 +86,30 @@ torch.library.define(
     "-> (Tensor dx, Tensor dz, Tensor dweight, Tensor dbias)",
     tags=torch.Tag.pt2_compliant_tag,
 )
+torch.library.define(
+    "sgekit::enhance_",
+    "(Tensor(a!) x, Tensor weight, Tensor bias, Tensor? residual, float eps, int channel_dim, "
+    "str? activation, str impl) -> ()",
+    tags=torch.Tag.pt2_compliant_tag,
+)
 enhance = torch.ops.sgekit.enhance.default
 """As `eager.forward`."""
 enhance_backward = torch.ops.sgekit.enhance_backward.default
 """As `eager.backward`; dweight and dbias are those of each sample."""
+enhance_ = torch.ops.sgekit.enhance_.default
+"""As `enhance`, y written over x, by fused kernels alone; for inference, where fresh memory
+costs as much as the work."""
 
 
 @torch.library.impl("sgekit::enhance", "default")
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _kernels(args[-1]).forward(*args[:-1])
+
+
+@torch.library.impl("sgekit::enhance_", "default")
+def _forward_over(x: Tensor, *args: Any) -> None:
+    fused: Any = _fused(args[-1])
+    fused.forward_into(x, x, *args[:-1])
 
 
 @torch.library.impl("sgekit::enhance_backward", "default")
@@ -121,6 +136,11 @@ def _forward_shapes(
         x.new_empty((samples, groups), dtype=dtype),
         x.new_empty((samples, groups), dtype=dtype),
     )
+
+
+@torch.library.register_fake("sgekit::enhance_")  # type: ignore[untyped-decorator]
+def _forward_over_shapes(*args: Any) -> None:
+    return None
 
 
 @torch.library.register_fake("sgekit::enhance_backward")  # type: ignore[untyped-decorator]

@@ -17,6 +17,7 @@ from sgekit.models.insertion.host import SLOT, attach, check, detach, is_host
 from sgekit.models.insertion.network import check_network
 from sgekit.models.insertion.places import Finder, Place, find_places, norm_of
 from sgekit.models.insertion.preserve import rescale, weights_behind
+from sgekit.models.insertion.tails import set_tails
 from sgekit.models.insertion.trace import Graph, trace
 from sgekit.models.slots import BLOCKS
 from sgekit.modules import ATTENTION, DEFAULT_GROUPS, NoAttention, resolve_groups
@@ -85,10 +86,12 @@ def insert(
     dims = getattr(kind, "dims", None)
     layers = [_layer(model, place, name, make, groups, dims) for place in places]
     factors = [_neutral(layer, name) if preserve else 1.0 for layer in layers]
-    return [
+    names = [
         _put(model, place, layer, factor, graph.users)
         for place, layer, factor in zip(places, layers, factors, strict=True)
     ]
+    set_tails(model)
+    return names
 
 
 def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
@@ -136,6 +139,7 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
             modules[slots[name]].se = None
         if factor != 1:
             rescale(model, place, factor)
+    set_tails(model)
     return wanted
 
 

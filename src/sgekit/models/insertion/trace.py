@@ -44,6 +44,8 @@ class Graph:
     """The number of spatial dimensions of the network's maps."""
     users: dict[str, set[str]]
     """The modules that were running, innermost, where a weight was used, by its name."""
+    returned: list[Step]
+    """What the network returned, in whatever structure."""
 
     def outputs(self) -> dict[str, Step]:
         """The last result of every module that computed one tensor."""
@@ -161,7 +163,8 @@ def _run(
     # Of the first convolution's output: a detector takes a list of pictures without a batch.
     maps = [len(step.shape) for step in watcher.steps if step.operation == "convolution"]
     maps += [t.ndim for t in _tensors((positional, keywords)) if t.ndim > 2]
-    return Graph(watcher.steps, watcher.calls, maps[0] - 2 if maps else 0, watcher.users)
+    spatial = maps[0] - 2 if maps else 0
+    return Graph(watcher.steps, watcher.calls, spatial, watcher.users, watcher.returned)
 
 
 @contextmanager
@@ -213,6 +216,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.users: dict[str, set[str]] = {name: set() for name in weights}
         self._weights = {id(tensor): name for name, tensor in weights.items()}
         self.calls: dict[str, int] = {}
+        self.returned: list[Step] = []
         self._running: list[tuple[str, int]] = [("", 0)]
         # Tensors are told apart by their identity, so all are kept alive.
         self._made: dict[int, tuple[Tensor, Step]] = {}
@@ -255,6 +259,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def leaving(self, name: str) -> Any:
         def hook(module: nn.Module, args: Any, out: Any) -> None:
             _, began = self._running.pop()
+            if not name:
+                self.returned = self._steps_of(out)
             if isinstance(out, Tensor):
                 for step in self._steps_of(out):
                     # A module that returns what it was given has computed nothing.
