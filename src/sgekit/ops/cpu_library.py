@@ -18,11 +18,12 @@ LIBRARY = FOLDER / "libsgekit_cpu.so"
 MISSING = FOLDER / "KERNELS_MISSING"
 """Why the build made no library, in one line."""
 
-ABI = 2
+ABI = 3
 PLANAR, INTERLEAVED = 0, 1
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ISAS = ("best", "baseline", "avx2", "avx512")
 """Instruction sets by their numbers; "baseline" is what every processor of the kind has."""
+FUNCTIONS = ("forward", "backward", "moments", "tail_forward", "tail_backward")
 _NO_SUCH_ISA = -2
 
 
@@ -35,6 +36,24 @@ class Map(NamedTuple):
 
 
 NONE = Map()
+
+
+class Norm(NamedTuple):
+    """sgekit_norm: the batch norm in front of the gate, pointers as numbers."""
+
+    mean: int = 0
+    var: int = 0
+    invstd: int = 0
+    weight: int = 0
+    bias: int = 0
+    means: int = 0
+    dweight: int = 0
+    dbias: int = 0
+    given: bool = False
+    batch: bool = False
+
+
+NO_NORM = Norm()
 
 
 class NativeCall(NamedTuple):
@@ -50,12 +69,12 @@ class NativeCall(NamedTuple):
     positions: int
     eps: float
     relu: bool
-    weight: int
-    bias: int
-    g: int
-    mean: int
-    std: int
-    x: Map
+    weight: int = 0
+    bias: int = 0
+    g: int = 0
+    mean: int = 0
+    std: int = 0
+    x: Map = NONE
     residual: Map = NONE
     y: Map = NONE
     dy: Map = NONE
@@ -63,14 +82,15 @@ class NativeCall(NamedTuple):
     dz: Map = NONE
     dweight: int = 0
     dbias: int = 0
+    norm: Norm = NO_NORM
 
     def pack(self) -> bytes:
         """As C has it. A packed struct costs a tenth of what one of ctypes does."""
         maps = self.x + self.residual + self.y + self.dy + self.dx + self.dz
-        return _CALL.pack(*self[:15], *maps, self.dweight, self.dbias)
+        return _CALL.pack(*self[:15], *maps, self.dweight, self.dbias, *self.norm)
 
 
-_CALL = struct.Struct("@4i4qfi5P" + 6 * "Pqq" + "2P")
+_CALL = struct.Struct("@4i4qfi5P" + 6 * "Pqq" + "2P" + "8P2i")
 
 
 @functools.cache
@@ -90,7 +110,7 @@ def load() -> ctypes.CDLL | str:
             f"the kernels in {LIBRARY} are of another version "
             f"({library.sgekit_abi()}, wanted {ABI}); build them again"
         )
-    for name in ("forward", "backward"):
+    for name in FUNCTIONS:
         getattr(library, f"sgekit_{name}").argtypes = (c_char_p, c_void_p, c_int64)
         workspace = getattr(library, f"sgekit_{name}_workspace")
         workspace.argtypes = (c_char_p,)
@@ -102,7 +122,7 @@ def load() -> ctypes.CDLL | str:
 
 
 def run(name: str, call: NativeCall) -> None:
-    """Run "forward" or "backward". Raises InputError where this machine can't."""
+    """Run one of FUNCTIONS. Raises InputError where this machine can't."""
     library = load()
     if isinstance(library, str):
         raise InputError(f'impl="cpu" cannot run here: {library}')

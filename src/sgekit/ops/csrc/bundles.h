@@ -109,11 +109,12 @@ template <int R, class F> INLINE V over_channels(int64_t depth, int live, F term
     }
 }
 
-// c = (x - g) . g of the groups of a bundle in one position.
-template <int R, class T> INLINE V likeness(const T *x, const float *g, int64_t depth, int live) {
+// c = (x - centre) . along of the groups of a bundle in one position.
+template <int R, class T>
+INLINE V likeness(const T *x, const float *centre, const float *along, int64_t depth, int live) {
     return over_channels<R>(depth, live, [&](int64_t offset, int count) ALWAYS {
-        V gi = get<(R != 0)>(g + offset, count);
-        return (get<(R != 0)>(x + offset, count) - gi) * gi;
+        V from = get<(R != 0)>(centre + offset, count);
+        return (get<(R != 0)>(x + offset, count) - from) * get<(R != 0)>(along + offset, count);
     });
 }
 
@@ -144,12 +145,6 @@ template <class F> INLINE void in_bundles(const Job &job, Place at, F f) {
         at.last = at.groups;
         if (at.first < at.last) f(at, std::integral_constant<int, 0>());
     });
-}
-
-INLINE double total(const double *partial, int64_t ranges, int64_t stride) {
-    double sum = 0;
-    for (int64_t k = 0; k < ranges; ++k) sum += partial[k * stride];
-    return sum;
 }
 
 } // namespace

@@ -60,7 +60,7 @@ bool balanced(int64_t items, int64_t threads) {
     return (double)items >= BALANCED * (double)(ceil_div(items, threads) * threads);
 }
 
-int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
+int32_t plan(const sgekit_call *call, Pass pass, Plan *p) {
     if (call->layout < 0 || call->layout > 1 || call->dtype < 0 || call->dtype > 2) {
         return SGEKIT_BAD_CALL;
     }
@@ -70,7 +70,7 @@ int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
     const Kernels *kernels = kernels_of(call->isa);
     if (!kernels) return SGEKIT_NO_SUCH_ISA;
     const bool planar = call->layout == SGEKIT_PLANAR;
-    p->kernel = &(backward ? kernels->backward : kernels->forward)[call->layout][call->dtype];
+    p->kernel = &kernels->of[pass][call->layout][call->dtype];
 
     const int64_t numbers = call->samples * call->groups * call->depth * call->positions;
     int64_t threads = call->threads > 1 ? call->threads : 1;
@@ -86,7 +86,7 @@ int32_t plan(const sgekit_call *call, bool backward, Plan *p) {
             block = ceil_div(block, 2);
         }
     }
-    p->job = {call, block, ceil_div(call->groups, block)};
+    p->job = {call, block, ceil_div(call->groups, block), {}};
     p->items = call->samples * p->job.blocks;
     p->ranges = 1;
     if (!balanced(p->items, threads)) {
@@ -133,7 +133,7 @@ void whole_items(void *data) {
     for (int64_t item = work.next++; item < p.items; item = work.next++) {
         for (int phase = 0; phase < kernel.phases; ++phase) {
             kernel.run(p.job, phase, item, 0, p.job.call->positions, m.partial, m.buffer, m.state);
-            if (phase + 1 < kernel.phases) {
+            if (phase < kernel.finishes) {
                 kernel.finish(p.job, phase, item, m.partial, 1, m.state);
             }
         }
@@ -166,17 +166,17 @@ void in_parallel(void (*f)(void *), const Plan &p, char *memory, int phase) {
     }
 }
 
-int32_t execute(const sgekit_call *call, bool backward, char *memory, int64_t bytes) {
+int32_t execute(const sgekit_call *call, Pass pass, const Kept &kept, char *memory) {
     Plan p;
-    if (int32_t code = plan(call, backward, &p)) return code;
-    if (!memory || bytes < p.bytes) return SGEKIT_SMALL_WORKSPACE;
+    if (int32_t code = plan(call, pass, &p)) return code;
+    p.job.kept = kept;
     if (p.ranges == 1) {
         in_parallel(whole_items, p, memory, 0);
         return SGEKIT_OK;
     }
     for (int phase = 0; phase < p.kernel->phases; ++phase) {
         in_parallel(ranges_of_items, p, memory, phase);
-        for (int64_t item = 0; phase + 1 < p.kernel->phases && item < p.items; ++item) {
+        for (int64_t item = 0; phase < p.kernel->finishes && item < p.items; ++item) {
             const Memory m = memory_of(p, memory, item);
             p.kernel->finish(p.job, phase, item, m.partial, p.ranges, m.state);
         }
@@ -184,23 +184,109 @@ int32_t execute(const sgekit_call *call, bool backward, char *memory, int64_t by
     return SGEKIT_OK;
 }
 
-bool any_null(const sgekit_call *c, bool backward) {
-    const void *both[] = {c->weight, c->bias, c->g, c->mean, c->std, c->x.data};
-    const void *of_backward[] = {c->dy.data, c->dx.data, c->dweight, c->dbias};
-    for (const void *p : both) {
-        if (!p) return true;
-    }
-    if (!backward) return !c->y.data;
-    for (const void *p : of_backward) {
-        if (!p) return true;
-    }
-    return c->relu && (!c->y.data || !c->dz.data);
+// ---------------------------------------------------------------- functions
+
+// What stays from pass to pass, in front of what a pass needs.
+int64_t kept_bytes(const sgekit_call &call, Pass pass) {
+    const int64_t channels = call.samples * call.groups * call.depth;
+    const int64_t numbers = lines(channels * (int64_t)sizeof(double));
+    if (pass == MOMENTS) return numbers;
+    if (pass != TAIL_SCORES) return 0;
+    return 2 * numbers + lines(channels * (int64_t)sizeof(float))
+         + lines(call.samples * call.groups * 4 * (int64_t)sizeof(float));
 }
 
-int64_t workspace(const sgekit_call *call, bool backward) {
+Kept kept_in(const sgekit_call &call, Pass pass, char *memory) {
+    const int64_t channels = call.samples * call.groups * call.depth;
+    const int64_t numbers = lines(channels * (int64_t)sizeof(double));
+    Kept kept = {};
+    if (pass != MOMENTS && pass != TAIL_SCORES) return kept;
+    kept.products = (double *)memory;
+    if (pass == MOMENTS) return kept;
+    kept.sums = (double *)(memory + numbers);
+    kept.h = (float *)(memory + 2 * numbers);
+    kept.slopes = (float *)(memory + 2 * numbers + lines(channels * (int64_t)sizeof(float)));
+    return kept;
+}
+
+bool any_null(const sgekit_call &c, Pass pass) {
+    const sgekit_norm &norm = c.norm;
+    if (!c.x.data) return true;
+    if (pass == MOMENTS) return !norm.mean || !norm.var || !norm.means;
+    if (!c.weight || !c.bias || !c.mean || !c.std) return true;
+    if (pass == TAIL_FORWARD || pass == TAIL_SCORES) {
+        if (!norm.mean || !norm.invstd || !norm.means) return true;
+    } else if (!c.g) {
+        return true;
+    }
+    if (pass == FORWARD || pass == TAIL_FORWARD) return !c.y.data;
+    if (!c.dy.data || !c.dx.data || !c.dweight || !c.dbias) return true;
+    if (pass == TAIL_SCORES && (!norm.dweight || !norm.dbias)) return true;
+    return c.relu && (!c.y.data || !c.dz.data);
+}
+
+// What a function of the interface runs: one pass, or two; TAIL_SCORES stands for both of its.
+int64_t workspace(const sgekit_call *call, Pass pass) {
     Plan p;
-    int32_t code = plan(call, backward, &p);
-    return code ? code : p.bytes;
+    if (int32_t code = plan(call, pass, &p)) return code;
+    int64_t bytes = p.bytes;
+    if (pass == TAIL_SCORES) {
+        plan(call, TAIL_GRADIENT, &p);
+        if (p.bytes > bytes) bytes = p.bytes;
+    }
+    return bytes + kept_bytes(*call, pass);
+}
+
+// Over the samples, in order, whatever the threads did.
+void moments_of_all(const sgekit_call &call, const Kept &kept) {
+    const sgekit_norm &norm = call.norm;
+    const int64_t channels = call.groups * call.depth;
+    const double samples = (double)call.samples, n = (double)call.positions;
+    for (int64_t c = 0; c < channels; ++c) norm.mean[c] = norm.var[c] = 0;
+    for (int64_t b = 0; b < call.samples; ++b) {
+        for (int64_t c = 0; c < channels; ++c) norm.mean[c] += norm.means[b * channels + c];
+    }
+    for (int64_t c = 0; c < channels; ++c) norm.mean[c] /= samples;
+    for (int64_t b = 0; b < call.samples; ++b) {
+        for (int64_t c = 0; c < channels; ++c) {
+            const double from = norm.means[b * channels + c] - norm.mean[c];
+            norm.var[c] += kept.products[b * channels + c] / n + from * from;
+        }
+    }
+    for (int64_t c = 0; c < channels; ++c) norm.var[c] /= samples;
+}
+
+// The norm's gradients; what they sum becomes their float64 in the first sample's place.
+void gradients_of_norm(const sgekit_call &call, const Kept &kept) {
+    const sgekit_norm &norm = call.norm;
+    const int64_t channels = call.groups * call.depth;
+    for (int64_t b = 1; b < call.samples; ++b) {
+        for (int64_t c = 0; c < channels; ++c) {
+            kept.sums[c] += kept.sums[b * channels + c];
+            kept.products[c] += kept.products[b * channels + c];
+        }
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+        kept.products[c] *= norm.invstd[c];
+        norm.dbias[c] = (float)kept.sums[c];
+        norm.dweight[c] = (float)kept.products[c];
+    }
+}
+
+int32_t run(const sgekit_call *call, Pass pass, void *memory, int64_t bytes) {
+    if (any_null(*call, pass)) return SGEKIT_BAD_CALL;
+    const int64_t needed = workspace(call, pass);
+    if (needed < 0) return (int32_t)needed;
+    if (!memory || bytes < needed) return SGEKIT_SMALL_WORKSPACE;
+    const Kept kept = kept_in(*call, pass, (char *)memory);
+    char *rest = (char *)memory + kept_bytes(*call, pass);
+    int32_t code = execute(call, pass, kept, rest);
+    if (code == SGEKIT_OK && pass == MOMENTS) moments_of_all(*call, kept);
+    if (code == SGEKIT_OK && pass == TAIL_SCORES) {
+        gradients_of_norm(*call, kept);
+        code = execute(call, TAIL_GRADIENT, kept, rest);
+    }
+    return code;
 }
 
 } // namespace
@@ -222,14 +308,14 @@ PUBLIC int32_t sgekit_best_isa(void) {
 #endif
 }
 
-PUBLIC int64_t sgekit_forward_workspace(const sgekit_call *call) { return workspace(call, false); }
-PUBLIC int64_t sgekit_backward_workspace(const sgekit_call *call) { return workspace(call, true); }
+#define FUNCTION(name, pass)                                                                       \
+    PUBLIC int64_t name##_workspace(const sgekit_call *call) { return workspace(call, pass); }     \
+    PUBLIC int32_t name(const sgekit_call *call, void *memory, int64_t bytes) {                    \
+        return run(call, pass, memory, bytes);                                                     \
+    }
 
-PUBLIC int32_t sgekit_forward(const sgekit_call *call, void *workspace, int64_t bytes) {
-    if (any_null(call, false)) return SGEKIT_BAD_CALL;
-    return execute(call, false, (char *)workspace, bytes);
-}
-PUBLIC int32_t sgekit_backward(const sgekit_call *call, void *workspace, int64_t bytes) {
-    if (any_null(call, true)) return SGEKIT_BAD_CALL;
-    return execute(call, true, (char *)workspace, bytes);
-}
+FUNCTION(sgekit_forward, FORWARD)
+FUNCTION(sgekit_backward, BACKWARD)
+FUNCTION(sgekit_moments, MOMENTS)
+FUNCTION(sgekit_tail_forward, TAIL_FORWARD)
+FUNCTION(sgekit_tail_backward, TAIL_SCORES)

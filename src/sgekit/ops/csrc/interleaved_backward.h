@@ -106,7 +106,7 @@ void scores(const Job &job, const Place &at, int64_t begin, int64_t end, double 
                     });
                     up = dzj;
                 }
-                V c = likeness<R>(xj, g + k * d, d, live);
+                V c = likeness<R>(xj, g + k * d, g + k * d, d, live);
                 V along = over_channels<R>(d, live, [&](int64_t q, int count) ALWAYS {
                     return get<whole>(up + q, count) * get<whole>(xj + q, count);
                 });

@@ -1,30 +1,49 @@
 // Every kernel for one instruction set, whose table the build names in SGEKIT_TABLE.
 #include "interleaved_backward.h"
 #include "interleaved_forward.h"
-#include "planar.h"
+#include "interleaved_tail.h"
+#include "planar_backward.h"
+#include "planar_forward.h"
+#include "planar_tail.h"
 
 namespace {
 
-template <class T> constexpr Kernel planar_forward() {
-    return {3, planar::forward_sizes, planar::forward<T>, planar::forward_finish};
+template <class T> constexpr Kernel planar_kernel(Pass pass) {
+    using namespace planar;
+    switch (pass) {
+    case FORWARD: return {3, 2, forward_sizes<Plain>, forward<T, Plain>, forward_finish<Plain>};
+    case BACKWARD: return {3, 2, backward_sizes, backward<T>, backward_finish};
+    case MOMENTS: return {1, 1, moments_sizes, moments<T>, moments_finish};
+    case TAIL_FORWARD:
+        return {3, 2, forward_sizes<Normed>, forward<T, Normed>, forward_finish<Normed>};
+    case TAIL_SCORES: return {2, 2, tail_scores_sizes, tail_scores<T>, tail_scores_finish};
+    default: return {2, 1, tail_gradient_sizes, tail_gradient<T>, tail_gradient_finish};
+    }
 }
-template <class T> constexpr Kernel planar_backward() {
-    return {3, planar::backward_sizes, planar::backward<T>, planar::backward_finish};
+
+template <class T> constexpr Kernel interleaved_kernel(Pass pass) {
+    using namespace interleaved;
+    switch (pass) {
+    case FORWARD: return {3, 2, forward_sizes<Plain>, forward<T, Plain>, forward_finish<Plain>};
+    case BACKWARD: return {2, 1, backward_sizes, backward<T>, backward_finish};
+    case TAIL_FORWARD:
+        return {3, 2, forward_sizes<Normed>, forward<T, Normed>, forward_finish<Normed>};
+    default: return {};
+    }
 }
-template <class T> constexpr Kernel interleaved_forward() {
-    return {3, interleaved::forward_sizes, interleaved::forward<T>, interleaved::forward_finish};
-}
-template <class T> constexpr Kernel interleaved_backward() {
-    return {2, interleaved::backward_sizes, interleaved::backward<T>, interleaved::backward_finish};
-}
+
+// In the order of the constants in sgekit_cpu.h.
+#define OF(pass)                                                                                   \
+    {                                                                                              \
+        {planar_kernel<float>(pass), planar_kernel<bf16>(pass), planar_kernel<f16>(pass)}, {       \
+            interleaved_kernel<float>(pass), interleaved_kernel<bf16>(pass),                       \
+                interleaved_kernel<f16>(pass)                                                      \
+        }                                                                                          \
+    }
 
 } // namespace
 
-// In the order of the constants in sgekit_cpu.h.
 extern const Kernels SGEKIT_TABLE = {
     W,
-    {{planar_forward<float>(), planar_forward<bf16>(), planar_forward<f16>()},
-     {interleaved_forward<float>(), interleaved_forward<bf16>(), interleaved_forward<f16>()}},
-    {{planar_backward<float>(), planar_backward<bf16>(), planar_backward<f16>()},
-     {interleaved_backward<float>(), interleaved_backward<bf16>(), interleaved_backward<f16>()}},
+    {OF(FORWARD), OF(BACKWARD), OF(MOMENTS), OF(TAIL_FORWARD), OF(TAIL_SCORES), OF(TAIL_GRADIENT)},
 };

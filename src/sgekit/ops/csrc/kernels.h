@@ -4,11 +4,20 @@
 
 #include "sgekit_cpu.h"
 
+// What one pass over all items leaves for the next, in float64 and float32.
+struct Kept {
+    double *sums;     // (samples, channels), of the gradient that reaches z
+    double *products; // (samples, channels), of it and x - mean; of (x - its mean) squared
+    float *h;         // (samples, channels), the mean's share of that gradient
+    float *slopes;    // (samples, groups, 4)
+};
+
 // A call cut into items: one group of one sample (planar), or `block` neighbouring groups of
 // one sample (interleaved; the last block of a sample may have fewer).
 struct Job {
     const sgekit_call *call;
     int64_t block, blocks; // blocks: of one sample
+    Kept kept;
 };
 
 // Working memory of one item.
@@ -19,10 +28,10 @@ struct Sizes {
 };
 
 // Phases of an item run one after another. `run` handles the positions from begin to end and
-// leaves sums in `partial`; ranges of one phase may run at the same time. `finish` follows
-// each phase but the last, once, with the partial sums of all ranges, `sizes.partial` apart.
+// leaves sums in `partial`; ranges of one phase may run at the same time. `finish` follows each
+// of the first `finishes` phases, once, with the partial sums of all ranges, `sizes.partial` apart.
 struct Kernel {
-    int phases;
+    int phases, finishes;
     Sizes (*sizes)(const Job &);
     void (*run)(const Job &, int phase, int64_t item, int64_t begin, int64_t end, double *partial,
                 float *buffer, const float *state);
@@ -30,10 +39,12 @@ struct Kernel {
                    float *state);
 };
 
+// Backward of the tail takes two, for every sample has a share in a channel's gradients.
+enum Pass { FORWARD, BACKWARD, MOMENTS, TAIL_FORWARD, TAIL_SCORES, TAIL_GRADIENT, PASSES };
+
 struct Kernels {
-    int width;                // W of vec.h
-    Kernel forward[2][3];     // [layout][dtype]
-    Kernel backward[2][3];
+    int width; // W of vec.h
+    Kernel of[PASSES][2][3]; // [pass][layout][dtype]
 };
 
 extern const Kernels sgekit_baseline;

@@ -6,6 +6,13 @@
 
 namespace {
 
+// Of the partial sums of all ranges.
+INLINE double total(const double *partial, int64_t ranges, int64_t stride) {
+    double sum = 0;
+    for (int64_t k = 0; k < ranges; ++k) sum += partial[k * stride];
+    return sum;
+}
+
 // Of c over n - 1; 0 for a single position.
 INLINE float deviation(double sum, double squares, double n) {
     double var = (squares - sum * (sum / n)) / (n > 1 ? n - 1 : 1);
