@@ -93,7 +93,7 @@ def _statistics(x: Tensor, norm: Norm) -> tuple[Tensor | None, Tensor, Tensor]:
     """The sample's means where the batch is read for them; the norm's mean and 1 / deviation."""
     if not norm.batch:
         running_var = cast(Tensor, norm.running_var)
-        return None, cast(Tensor, norm.running_mean), (running_var.float() + norm.eps).rsqrt()
+        return None, cast(Tensor, norm.running_mean), (running_var.double() + norm.eps).rsqrt()
     count = x.numel() // x.shape[1]
     if count == 1:
         raise ValueError(
@@ -124,10 +124,11 @@ class _Tail(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, norm_weight, norm_bias, weight, bias, _, _, mean, invstd, *rest = inputs
-        y, means, gate_mean, gate_std = output
+        x, norm_weight, norm_bias, weight, bias, _, given, mean, invstd, *rest = inputs
+        y, taken, gate_mean, gate_std = output
+        means = taken if given is None else given
         ctx.batch, ctx.norm_eps, ctx.eps = rest
-        ctx.mark_non_differentiable(means, gate_mean, gate_std)
+        ctx.mark_non_differentiable(taken, gate_mean, gate_std)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
             x, y, norm_weight, norm_bias, weight, bias, mean, invstd, means, gate_mean, gate_std

@@ -45,11 +45,13 @@ torch.library.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 batch_moments = torch.ops.sgekit.batch_moments.default
-"""The means of each sample's channels (B, C); mean and biased variance of each channel (C)."""
+"""The means of each sample's channels (B, C); mean and biased variance of each channel (C).
+All in float64."""
 norm_enhance = torch.ops.sgekit.norm_enhance.default
 """activation(SGE(norm(x)) + residual), and the statistics that the backward takes.
 
-`means` are those of `batch_moments`, or None where nobody has taken them yet."""
+`means` are those of `batch_moments`, or None where nobody has taken them yet; they come back
+in the latter case alone."""
 norm_enhance_ = torch.ops.sgekit.norm_enhance_.default
 """The same, written over x."""
 norm_enhance_backward = torch.ops.sgekit.norm_enhance_backward.default
@@ -70,8 +72,8 @@ def _moments(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.library.impl("sgekit::norm_enhance", "default")
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out: tuple[Tensor, Tensor, Tensor, Tensor] = kernels(args[-1]).forward(*args[:-1])
-    return out
+    y, taken, mean, std = kernels(args[-1]).forward(*args[:-1])
+    return y, args[5].new_empty((0, 0)) if args[5] is not None else taken, mean, std
 
 
 @torch.library.impl("sgekit::norm_enhance_", "default")
@@ -91,19 +93,20 @@ def _backward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 def _moments_shapes(x: Tensor, channel_dim: int, impl: str) -> tuple[Tensor, Tensor, Tensor]:
     samples, channels = x.shape[0], x.shape[channel_dim]
     return (
-        x.new_empty((samples, channels), dtype=torch.float32),
-        x.new_empty((channels,), dtype=torch.float32),
-        x.new_empty((channels,), dtype=torch.float32),
+        x.new_empty((samples, channels), dtype=torch.float64),
+        x.new_empty((channels,), dtype=torch.float64),
+        x.new_empty((channels,), dtype=torch.float64),
     )
 
 
 @torch.library.register_fake("sgekit::norm_enhance")  # type: ignore[untyped-decorator]
 def _forward_shapes(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     groups, channel_dim = args[5].shape[0], args[9]
-    samples, channels = x.shape[0], x.shape[channel_dim]
+    samples = x.shape[0]
+    taken = (samples, x.shape[channel_dim]) if args[4] is None else (0, 0)
     return (
         torch.empty_like(x),
-        x.new_empty((samples, channels), dtype=torch.float32),
+        x.new_empty(taken, dtype=torch.float64),
         x.new_empty((samples, groups), dtype=torch.float32),
         x.new_empty((samples, groups), dtype=torch.float32),
     )
@@ -122,8 +125,8 @@ def _backward_shapes(
     return (
         torch.empty_like(x),
         dy.new_empty(0) if y is None else torch.empty_like(y),
-        torch.empty_like(norm_mean),
-        torch.empty_like(norm_mean),
+        torch.empty_like(norm_mean, dtype=torch.float32),
+        torch.empty_like(norm_mean, dtype=torch.float32),
         torch.empty_like(mean),
         torch.empty_like(mean),
     )
