@@ -171,7 +171,9 @@ def _composed(
         z = F.batch_norm(x, None, None, norm_weight, norm_bias, True, 0.0, ctx.norm_eps)
     else:
         var = ctx.saved_tensors[7].reciprocal().square() - ctx.norm_eps
-        z = F.batch_norm(x, mean, var, norm_weight, norm_bias, False, 0.0, ctx.norm_eps)
+        dtype = x.dtype if norm_weight is None else norm_weight.dtype
+        constants = mean.to(dtype), var.to(dtype)
+        z = F.batch_norm(x, *constants, norm_weight, norm_bias, False, 0.0, ctx.norm_eps)
     out = spatial_group_enhance(z, weight, bias, ctx.eps, impl="reference")
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(out, wanted, dz, create_graph=True))
