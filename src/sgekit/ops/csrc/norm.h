@@ -97,7 +97,7 @@ INLINE void share(const Job &job, const Slopes &group, double sum_of_t, Range of
                                        - group.kappa * (sums.t_v - rest * sum_of_t));
     const double h = z.scale * dc_v / n;
     const double sum = sums.dz + n * h;
-    job.kept.h[of.at + i] = (float)h;
+    job.kept.h[of.at + i] = h;
     job.kept.sums[of.at + i] = sum;
     job.kept.products[of.at + i] =
         sums.dz_v + g * dc_v + h * n * rest + (centre - z.mean) * sum;
