@@ -22,9 +22,7 @@ from sgekit.ops.cpu import _flat, _View, _view
 from sgekit.ops.cpu_library import DTYPES, ISAS, NONE, NativeCall, Norm
 
 
-def moments(
-    x: Tensor, channel_dim: int, *, isa: str = "best"
-) -> tuple[Tensor, Tensor, Tensor]:
+def moments(x: Tensor, channel_dim: int, *, isa: str = "best") -> tuple[Tensor, Tensor, Tensor]:
     """The means `(B, C)` of x, and its mean and biased variance `(C,)` over all else. float64."""
     samples, channels = x.shape[0], x.shape[channel_dim]
     means, mean, var = _wide(samples, channels), _wide(channels), _wide(channels)

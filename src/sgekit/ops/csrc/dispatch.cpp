@@ -192,8 +192,7 @@ int64_t kept_bytes(const sgekit_call &call, Pass pass) {
     const int64_t numbers = lines(channels * (int64_t)sizeof(double));
     if (pass == MOMENTS) return numbers;
     if (pass != TAIL_SCORES) return 0;
-    return 2 * numbers + lines(channels * (int64_t)sizeof(float))
-         + lines(call.samples * call.groups * 4 * (int64_t)sizeof(float));
+    return 3 * numbers + lines(call.samples * call.groups * 4 * (int64_t)sizeof(float));
 }
 
 Kept kept_in(const sgekit_call &call, Pass pass, char *memory) {
@@ -204,8 +203,8 @@ Kept kept_in(const sgekit_call &call, Pass pass, char *memory) {
     kept.products = (double *)memory;
     if (pass == MOMENTS) return kept;
     kept.sums = (double *)(memory + numbers);
-    kept.h = (float *)(memory + 2 * numbers);
-    kept.slopes = (float *)(memory + 2 * numbers + lines(channels * (int64_t)sizeof(float)));
+    kept.h = (double *)(memory + 2 * numbers);
+    kept.slopes = (float *)(memory + 3 * numbers);
     return kept;
 }
 

@@ -26,9 +26,11 @@ template <class T> constexpr Kernel interleaved_kernel(Pass pass) {
     switch (pass) {
     case FORWARD: return {3, 2, forward_sizes<Plain>, forward<T, Plain>, forward_finish<Plain>};
     case BACKWARD: return {2, 1, backward_sizes, backward<T>, backward_finish};
+    case MOMENTS: return {1, 1, moments_sizes, moments<T>, moments_finish};
     case TAIL_FORWARD:
         return {3, 2, forward_sizes<Normed>, forward<T, Normed>, forward_finish<Normed>};
-    default: return {};
+    case TAIL_SCORES: return {2, 2, tail_scores_sizes, tail_scores<T>, tail_scores_finish};
+    default: return {2, 1, tail_gradient_sizes, tail_gradient<T>, tail_gradient_finish};
     }
 }
 

@@ -4,11 +4,11 @@
 
 #include "sgekit_cpu.h"
 
-// What one pass over all items leaves for the next, in float64 and float32.
+// What one pass over all items leaves for the next.
 struct Kept {
     double *sums;     // (samples, channels), of the gradient that reaches z
     double *products; // (samples, channels), of it and x - mean; of (x - its mean) squared
-    float *h;         // (samples, channels), the mean's share of that gradient
+    double *h;        // (samples, channels), the mean's share of that gradient
     float *slopes;    // (samples, groups, 4)
 };
 

@@ -97,7 +97,7 @@ INLINE void share(const Job &job, const Slopes &group, double sum_of_t, Range of
                                        - group.kappa * (sums.t_v - rest * sum_of_t));
     const double h = z.scale * dc_v / n;
     const double sum = sums.dz + n * h;
-    job.kept.h[of.at + i] = (float)h;
+    job.kept.h[of.at + i] = h;
     job.kept.sums[of.at + i] = sum;
     job.kept.products[of.at + i] =
         sums.dz_v + g * dc_v + h * n * rest + (centre - z.mean) * sum;
@@ -117,11 +117,26 @@ struct Scores {
     V s, t, da;
 };
 
-// q: dz . z. The statistics and parameters are the group's.
+// v as float32 has it: no product that makes it is fused with a sum that takes it.
+INLINE V rounded(V v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#else
+    __asm__("" : "+m"(v));
+#endif
+    return v;
+}
+
+// q: dz . z. Both passes of backward must get the same da: of a constant map, what differs from
+// its mean is magnified by 1 / eps. The statistics and parameters are the group's.
 INLINE Scores scores_of(V c, V q, V mean, V inverse, V weight, V bias) {
     const V t = (c - mean) * inverse;
     const Gate of = gate(t * weight + bias);
-    return {of.s, t, q * of.slope};
+    return {of.s, t, rounded(q * of.slope)};
 }
 
 // A mean and the squares around it, as ranges of positions add to them (Chan et al. 1979).
