@@ -203,3 +203,16 @@ def test_example_inputs_and_refusals() -> None:
         sgekit.fuse(torch.compile(Chain()))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fuse before scripting"):
         sgekit.fuse(torch.jit.script(nn.Conv2d(3, 3, 1)))
+
+
+def test_detectors() -> None:
+    torch.manual_seed(0)
+    model = sgekit.create_detector("faster_rcnn", "sge_resnet10_small", num_classes=2).eval()
+    images = [torch.rand(3, 96, 128)]
+    fused = sgekit.fuse(model)
+    assert norms(fused) == 0
+    with torch.no_grad():
+        (wanted,), (got,) = model(images), fused(images)
+    assert len(wanted["boxes"]) > 0
+    for name, value in wanted.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-3)
