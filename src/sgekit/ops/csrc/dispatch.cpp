@@ -226,7 +226,7 @@ bool any_null(const sgekit_call &c, Pass pass) {
     return c.relu && (!c.y.data || !c.dz.data);
 }
 
-// What a function of the interface runs: one pass, or two; TAIL_SCORES stands for both of its.
+// TAIL_SCORES stands for the function that runs TAIL_GRADIENT after it.
 int64_t workspace(const sgekit_call *call, Pass pass) {
     Plan p;
     if (int32_t code = plan(call, pass, &p)) return code;
@@ -257,7 +257,8 @@ void moments_of_all(const sgekit_call &call, const Kept &kept) {
     for (int64_t c = 0; c < channels; ++c) norm.var[c] /= samples;
 }
 
-// The norm's gradients; what they sum becomes their float64 in the first sample's place.
+// The norm's gradients; in float64 they take the first sample's place, where TAIL_GRADIENT
+// finds them.
 void gradients_of_norm(const sgekit_call &call, const Kept &kept) {
     const sgekit_norm &norm = call.norm;
     const int64_t channels = call.groups * call.depth;

@@ -10,8 +10,8 @@
 namespace planar {
 namespace {
 
-constexpr int64_t CHUNK = 256;     // positions, a multiple of a tile
-constexpr int64_t LONG = 1024;     // a row that shares the first cache with no other
+constexpr int64_t CHUNK = 256;          // positions, a multiple of a tile
+constexpr int64_t LONG = 1024;          // a row that shares the first cache with no other
 constexpr int64_t PART = 16 * TILE * W; // positions of a float32 sum: 16 numbers a lane
 
 // ---------------------------------------------------------------- moments
@@ -27,7 +27,8 @@ template <class T> INLINE D squares_of(const T *x, int64_t begin, int64_t end, f
     Sum sum;
     for (int64_t from = begin; from < end; from += PART) {
         V squares[TILE] = {};
-        tiles(from, from + PART < end ? from + PART : end, [&](int64_t j, int count, auto tile) ALWAYS {
+        const int64_t to = from + PART < end ? from + PART : end;
+        tiles(from, to, [&](int64_t j, int count, auto tile) ALWAYS {
             UNROLL
             for (int k = 0; k < size_of<tile>; ++k) {
                 V v = valid<tile>(fetch<tile>(x + j, k, count) - centre, k, count);
