@@ -237,8 +237,8 @@ def test_any_strides(name: str, channel_dim: int, frozen: bool) -> None:
 @both_layouts
 def test_maps_that_lie_otherwise(layout: str, of: str) -> None:
     tail = make((2, 4, 3, 5, 6), layout=layout)
-    check(tail._replace(**{of: torch.randn(2, 12, 6, 5).mT}))
-    check(tail._replace(**{of: torch.randn(1, 1, 1, 1).expand(2, 12, 5, 6)}))
+    for other in (torch.randn(2, 12, 6, 5).mT, torch.randn(1, 1, 1, 1).expand(2, 12, 5, 6)):
+        check(tail._replace(dy=other) if of == "dy" else tail._replace(residual=other))
 
 
 @both_layouts

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t GRAIN = 16384;      // numbers that are worth a thread
 constexpr int64_t BLOCK = 256;        // channels of an interleaved item: whole lines, long rows
+constexpr int64_t WIDE_BLOCK = 1024;  // where no phase comes back to what another has read
 constexpr int64_t NARROWEST = 32;     // and at least, where a core would be idle
 constexpr int64_t SHORTEST = 256;     // positions of a range
 constexpr double BALANCED = 0.8;      // of all threads' time is used
@@ -78,7 +79,8 @@ int32_t plan(const sgekit_call *call, Pass pass, Plan *p) {
 
     int64_t block = 1;
     if (!planar) {
-        block = ceil_div(BLOCK, call->depth);
+        const bool once = pass == TAIL_SCORES || pass == TAIL_GRADIENT;
+        block = ceil_div(once ? WIDE_BLOCK : BLOCK, call->depth);
         if (block < kernels->width) block = kernels->width;
         if (block > call->groups) block = call->groups;
         while (block > 1 && block * call->depth > NARROWEST
@@ -224,7 +226,7 @@ bool any_null(const sgekit_call &c, Pass pass) {
     return c.relu && (!c.y.data || !c.dz.data);
 }
 
-// What a function of the interface runs: one pass, or two; TAIL_SCORES stands for both of its.
+// TAIL_SCORES stands for the function that runs TAIL_GRADIENT after it.
 int64_t workspace(const sgekit_call *call, Pass pass) {
     Plan p;
     if (int32_t code = plan(call, pass, &p)) return code;
@@ -255,7 +257,8 @@ void moments_of_all(const sgekit_call &call, const Kept &kept) {
     for (int64_t c = 0; c < channels; ++c) norm.var[c] /= samples;
 }
 
-// The norm's gradients; what they sum becomes their float64 in the first sample's place.
+// The norm's gradients; in float64 they take the first sample's place, where TAIL_GRADIENT
+// finds them.
 void gradients_of_norm(const sgekit_call &call, const Kept &kept) {
     const sgekit_norm &norm = call.norm;
     const int64_t channels = call.groups * call.depth;

@@ -7,7 +7,7 @@
 // What one pass over all items leaves for the next.
 struct Kept {
     double *sums;     // (samples, channels), of the gradient that reaches z
-    double *products; // (samples, channels), of it and x - mean; of (x - its mean) squared
+    double *products; // (samples, channels), of it times x - mean; for MOMENTS, of squares
     double *h;        // (samples, channels), the mean's share of that gradient
     float *slopes;    // (samples, groups, 4)
 };

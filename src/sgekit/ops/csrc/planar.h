@@ -54,8 +54,8 @@ template <int Tile> INLINE V valid(V v, int k, int count) {
 // Sums of rows: row(i) gives W / 2 sums of the one numbered i. `out` has room for padded(rows).
 template <class F> INLINE void totals(int64_t rows, double *out, F row) {
     for (int64_t i = 0; i < rows; i += W / 2) {
-        D v[W / 2] = {};
-        for (int k = 0; k < W / 2 && i + k < rows; ++k) v[k] = row(i + k);
+        D v[W / 2];
+        for (int k = 0; k < W / 2; ++k) v[k] = i + k < rows ? row(i + k) : D{};
         D sums = segment_sums<W / 2>([&](auto k) ALWAYS { return v[k]; });
         memcpy(out + i, &sums, sizeof sums);
     }

@@ -163,7 +163,8 @@ void backward_finish(const Job &job, int phase, int64_t item, const double *part
     }
     const double da = total(partial, ranges, stride), t = total(partial + 1, ranges, stride);
     const double both = total(partial + 2, ranges, stride);
-    Slopes of = slopes_of(da, t, both, n, call.std[item], call.eps, call.weight[item % call.groups]);
+    const Slopes of = slopes_of(da, t, both, n, call.std[item], call.eps,
+                                call.weight[item % call.groups]);
     state[MEAN_HIGH] = of.mean_high;
     state[MEAN_LOW] = of.mean_low;
     state[KAPPA] = of.kappa;

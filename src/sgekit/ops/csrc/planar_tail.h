@@ -10,8 +10,8 @@
 namespace planar {
 namespace {
 
-constexpr int64_t CHUNK = 256;     // positions, a multiple of a tile
-constexpr int64_t LONG = 1024;     // a row that shares the first cache with no other
+constexpr int64_t CHUNK = 256;          // positions, a multiple of a tile
+constexpr int64_t LONG = 1024;          // a row that shares the first cache with no other
 constexpr int64_t PART = 16 * TILE * W; // positions of a float32 sum: 16 numbers a lane
 
 // ---------------------------------------------------------------- moments
@@ -27,7 +27,8 @@ template <class T> INLINE D squares_of(const T *x, int64_t begin, int64_t end, f
     Sum sum;
     for (int64_t from = begin; from < end; from += PART) {
         V squares[TILE] = {};
-        tiles(from, from + PART < end ? from + PART : end, [&](int64_t j, int count, auto tile) ALWAYS {
+        const int64_t to = from + PART < end ? from + PART : end;
+        tiles(from, to, [&](int64_t j, int count, auto tile) ALWAYS {
             UNROLL
             for (int k = 0; k < size_of<tile>; ++k) {
                 V v = valid<tile>(fetch<tile>(x + j, k, count) - centre, k, count);
@@ -104,7 +105,8 @@ void tail_scores_of(const Job &job, Place at, int64_t begin, int64_t end, double
     const V inverse = splat(1.0f / (call.std[at.at] + call.eps)), mean = splat(call.mean[at.at]);
     const V weight = splat(call.weight[at.group]), bias = splat(call.bias[at.group]);
     double *sums = out + W, *lanes = sums + ALONGS * padded(d);
-    memset(lanes, 0, sizeof(double) * (size_t)(ALONGS * d * (W / 2)));
+    // Of no positions, as the last range of a map may have.
+    if (begin == end) memset(lanes, 0, sizeof(double) * (size_t)(ALONGS * d * (W / 2)));
     Sum of_da, of_t, of_both;
     float s[CHUNK], t[CHUNK], da[CHUNK];
     for (int64_t from = begin; from < end; from += CHUNK) {
@@ -144,28 +146,31 @@ void tail_scores_of(const Job &job, Place at, int64_t begin, int64_t end, double
         // The chunk is still in the cache.
         for (int64_t i = 0; i < d; ++i) {
             const V centre = splat(of.centre(i));
-            V sum[ALONGS][2] = {};
+            V sum[ALONGS] = {};
             tiles(from, to, [&](int64_t j, int count, auto tile) ALWAYS {
                 UNROLL
                 for (int k = 0; k < size_of<tile>; ++k) {
                     const int64_t p = j - from + k * W;
                     V v = fetch<tile>(x + i * x_step + j, k, count) - centre;
                     V gated = fetch<tile>(source + i * source_step + j, k, count) * load(s + p);
-                    sum[OF_DZ][k % 2] += gated;
-                    sum[OF_DZ_V][k % 2] += gated * v;
-                    sum[OF_DA_V][k % 2] += load(da + p) * v;
-                    sum[OF_T_V][k % 2] += load(t + p) * v;
+                    sum[OF_DZ] += gated;
+                    sum[OF_DZ_V] += gated * v;
+                    sum[OF_DA_V] += load(da + p) * v;
+                    sum[OF_T_V] += load(t + p) * v;
                 }
             });
             UNROLL
             for (int m = 0; m < ALONGS; ++m) {
                 double *p = lanes + (i * ALONGS + m) * (W / 2);
                 Sum wide;
-                wide.add(sum[m][0] + sum[m][1]);
-                D old;
-                memcpy(&old, p, sizeof old);
-                old += wide.lanes();
-                memcpy(p, &old, sizeof old);
+                wide.add(sum[m]);
+                D all = wide.lanes();
+                if (from > begin) {
+                    D before;
+                    memcpy(&before, p, sizeof before);
+                    all += before;
+                }
+                memcpy(p, &all, sizeof all);
             }
         }
     }

@@ -1,4 +1,4 @@
-// The C interface of the fused CPU kernels; `sgekit.ops.cpu` holds the same structs for ctypes.
+// The C interface of the fused CPU kernels; `sgekit.ops.cpu_library` packs the same structs.
 #ifndef SGEKIT_CPU_H
 #define SGEKIT_CPU_H
 
