@@ -120,6 +120,10 @@ INLINE V likeness(const T *x, const float *centre, const float *along, int64_t d
 
 // Calls f with the R of a depth.
 template <class F> INLINE void with_packing(int64_t depth, F f) {
+#if defined(SGEKIT_X86) && SGEKIT_W == 4
+    // Processors this old are rare: half the time that it takes to build is worth more.
+    return f(std::integral_constant<int, 0>());
+#endif
     if (depth == 1) return f(std::integral_constant<int, 1>());
     if (depth == 2) return f(std::integral_constant<int, 2>());
     if constexpr (W > 4) {

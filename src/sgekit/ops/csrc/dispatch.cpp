@@ -14,8 +14,7 @@ extern "C" void GOMP_parallel(void (*f)(void *), void *data, unsigned threads, u
 namespace {
 
 constexpr int64_t GRAIN = 16384;      // numbers that are worth a thread
-constexpr int64_t BLOCK = 256;        // channels of an interleaved item: whole lines, long rows
-constexpr int64_t WIDE_BLOCK = 1024;  // where no phase comes back to what another has read
+constexpr int64_t BLOCK = 1024;       // channels of an interleaved item: long rows
 constexpr int64_t NARROWEST = 32;     // and at least, where a core would be idle
 constexpr int64_t SHORTEST = 256;     // positions of a range
 constexpr double BALANCED = 0.8;      // of all threads' time is used
@@ -79,8 +78,7 @@ int32_t plan(const sgekit_call *call, Pass pass, Plan *p) {
 
     int64_t block = 1;
     if (!planar) {
-        const bool once = pass == TAIL_SCORES || pass == TAIL_GRADIENT;
-        block = ceil_div(once ? WIDE_BLOCK : BLOCK, call->depth);
+        block = ceil_div(BLOCK, call->depth);
         if (block < kernels->width) block = kernels->width;
         if (block > call->groups) block = call->groups;
         while (block > 1 && block * call->depth > NARROWEST
