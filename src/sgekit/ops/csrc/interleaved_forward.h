@@ -20,10 +20,11 @@ INLINE Table tables_in(const Job &job, const float *state, int64_t groups) {
 // x itself.
 struct Plain {
     static constexpr int64_t tables = 0; // of the state, a number for each channel
-    const float *centre, *along;
+    const float *g;
 
-    Plain(const Job &job, const Place &at, const float *)
-        : centre(job.call->g + at.at_channel), along(centre) {}
+    Plain(const Job &job, const Place &at, const float *) : g(job.call->g + at.at_channel) {}
+    INLINE const float *centre() const { return g; }
+    INLINE const float *along() const { return g; }
     template <bool Whole> INLINE V value(V x, int64_t, int) const { return x; }
     static void finish(const Job &job, const Place &at, int64_t q, double mean) {
         job.call->g[at.at_channel + q] = (float)mean;
@@ -34,15 +35,15 @@ struct Plain {
 // A batch norm of x.
 struct Normed {
     static constexpr int64_t tables = TABLES;
-    const float *centre, *along, *scale, *offset;
+    Table table;
 
-    Normed(const Job &job, const Place &, const float *state) {
-        const Table table = tables_in(job, state, padded(job.block));
-        centre = table.centre, along = table.along, scale = table.scale, offset = table.offset;
-    }
+    Normed(const Job &job, const Place &, const float *state)
+        : table(tables_in(job, state, padded(job.block))) {}
+    INLINE const float *centre() const { return table.centre; }
+    INLINE const float *along() const { return table.along; }
     template <bool Whole> INLINE V value(V x, int64_t q, int count) const {
-        return (x - get<Whole>(centre + q, count)) * get<Whole>(scale + q, count)
-             + get<Whole>(offset + q, count);
+        return (x - get<Whole>(table.centre + q, count)) * get<Whole>(table.scale + q, count)
+             + get<Whole>(table.offset + q, count);
     }
     static void finish(const Job &job, const Place &at, int64_t q, double mean) {
         job.call->norm.means[at.at_channel + q] = mean;
@@ -103,7 +104,7 @@ void scores_moments(const Job &job, const Place &at, int64_t begin, int64_t end,
     const sgekit_call &call = *job.call;
     const int64_t step = call.x.outer, d = call.depth, groups = padded(job.block);
     const T *x = start<const T>(call.x, job, at);
-    const float *centre = of.centre, *along = of.along;
+    const float *centre = of.centre(), *along = of.along();
     for (int64_t from = begin; from < end; from += ROWS) {
         const int64_t to = from + ROWS < end ? from + ROWS : end;
         bundles<R>(at, [&](int64_t k, int live) ALWAYS {
@@ -135,7 +136,7 @@ void emit(const Job &job, const Place &at, int64_t begin, int64_t end, const flo
             const T *xj = x + j * call.x.outer + k * d, *rj = r + j * call.residual.outer + k * d;
             T *yj = y + j * call.y.outer + k * d;
             V c = kept<R> ? load(buffer + j * groups + k)
-                          : likeness<R>(xj, of.centre + k * d, of.along + k * d, d, live);
+                          : likeness<R>(xj, of.centre() + k * d, of.along() + k * d, d, live);
             V mean = get<whole>(call.mean + at.at_group + k, live);
             V bias = get<whole>(call.bias + at.group + k, live);
             const Spread<R> s(gate((c - mean) * load(slopes + k) + bias).s);
