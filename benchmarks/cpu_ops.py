@@ -2,6 +2,7 @@
 
     python benchmarks/cpu_ops.py                          # prints a table
     python benchmarks/cpu_ops.py --out cpu_ops.json       # and keeps it, with every round
+    python benchmarks/cpu_ops.py --from cpu_ops.json --figure cost.png   # draws what was kept
     python benchmarks/cpu_ops.py --batch 1 --no-compile   # one image; without torch.compile
 
 For the block outputs of a ResNet-50 at 224 x 224, in both layouts: the fused kernels with a fresh
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import timm
 import torch
 from timm.layers import EcaModule, SEModule
@@ -29,6 +31,9 @@ from torch import Tensor, nn
 
 from sgekit.ops import cpu, cpu_library
 from sgekit.ops.cpu_library import ISAS
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
 
 SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 GROUPS = 64
@@ -155,6 +160,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Forward and backward of every layer, in multiples of copying, for the four shapes."""
+    names = ["sgekit", "formula compiled", "formula", "timm SE", "timm ECA", "timm CBAM"]
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, sharey="row")
+    for line, way in zip(axes, ("forward", "backward"), strict=True):
+        for axis, layout in zip(line, LAYOUTS, strict=True):
+            for k, name in enumerate(names):
+                found = [
+                    row["copies"]["median"]
+                    for row in rows
+                    if row["layout"] == layout and row["name"] == f"{name}/{way}"
+                ]
+                at = [shape + (k - 2.5) * 0.13 for shape in range(len(found))]
+                axis.bar(at, found, 0.13, label=name)
+            axis.set_yscale("log")
+            axis.axhline(1, color="grey", linewidth=0.8)
+            axis.set_xticks(range(len(SHAPES)), [f"{c}x{n}²" for c, n in SHAPES])
+            axis.set_title(f"{way}, {layout}", fontsize=10)
+    axes[0][0].set_ylabel("times copying the map")
+    axes[1][0].set_ylabel("times copying the map")
+    axes[0][0].legend(fontsize=7, ncols=2)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -164,7 +195,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--out", type=Path, help="a JSON file")
+    parser.add_argument("--figure", type=Path, help="a picture")
+    parser.add_argument("--from", type=Path, dest="kept", help="measure nothing, draw this file")
     options = parser.parse_args()
+    if options.kept:
+        rows = json.loads(options.kept.read_text(encoding="utf-8"))["rows"]
+        print(table(rows))
+        if options.figure:
+            draw(rows, options.figure)
+        return
     library = cpu_library.load()
     if isinstance(library, str):
         parser.error(library)
@@ -173,7 +212,7 @@ def main() -> None:
     # Every shape is compiled for itself, and none is left to run eagerly.
     torch._dynamo.config.recompile_limit = 4 * len(SHAPES) * len(LAYOUTS)
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    rows: list[dict[str, Any]] = []
+    rows = []
     load = Path("/proc/loadavg")
     for layout, memory_format in LAYOUTS.items():
         for channels, size in SHAPES:
@@ -206,6 +245,8 @@ def main() -> None:
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    if options.figure:
+        draw(rows, options.figure)
 
 
 if __name__ == "__main__":
