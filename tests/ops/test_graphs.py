@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and tracing see plain operations and give the same numbers."""
+"""What compiled, exported and traced graphs hold; all give the same numbers."""
 
 import warnings
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from sgekit.ops import spatial_group_enhance
+from sgekit.ops import cpu_library, spatial_group_enhance
 
 
 class Layer(nn.Module):
@@ -36,6 +36,37 @@ def test_compile_makes_one_graph() -> None:
         ours, eager = value_and_gradients(compiled, x), value_and_gradients(layer, x)
         torch.testing.assert_close(ours, eager)
         assert ours[0].stride() == x.stride()
+
+
+@pytest.mark.skipif(isinstance(cpu_library.load(), str), reason="no kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_inference_calls_the_kernels(dtype: torch.dtype) -> None:
+    layer, targets = Layer().to(dtype), []
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled: Any = torch.compile(layer, fullgraph=True, backend=keep, dynamic=True)
+    for shape in ((2, 8, 3, 5), (3, 8, 4, 7)):
+        x = torch.randn(shape, dtype=dtype)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), layer(x))
+    assert targets.count("sgekit.enhance.default") == 1
+    wide = torch.randn(2, 8, 3, 5, dtype=torch.float64)  # which the kernels can't
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(wide), layer(wide))
+    assert targets.count("sgekit.enhance.default") == 1
+
+
+@pytest.mark.slow
+def test_inductor_calls_the_kernels_on_its_own_layouts() -> None:
+    layer = nn.Sequential(nn.Conv2d(3, 8, 3), Layer(), nn.Conv2d(8, 4, 1)).eval()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(2, 3, 9, 9).contiguous(memory_format=layout)
+        with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+            compiled: Any = torch.compile(layer, fullgraph=True)
+            torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

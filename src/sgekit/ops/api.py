@@ -47,7 +47,8 @@ def spatial_group_enhance(
 
     `impl` is "auto", "reference" (plain PyTorch), "cpu" or "triton". One named explicitly
     runs or raises with the reason; `available` lists what would run. Under torch.compile,
-    export and tracing "auto" and "reference" become plain PyTorch operations.
+    export and tracing "auto" and "reference" become plain PyTorch operations, but for "auto"
+    in compiled inference on a CPU, which calls the kernels.
 
     Differentiable once with only `x` and the statistics of each group saved (and the
     result, for a ReLU); twice, under torch.func and in forward mode by plain formulas.
@@ -78,6 +79,14 @@ def spatial_group_enhance(
     call = library.Call(
         x.device, x.dtype, tuple(x.shape), weight.shape[0], channel_dim, activation, residual_dtype
     )
+    needs_grad = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (x, weight, bias, residual)
+    )
+    if impl == "auto" and normalize and unbiased and not needs_grad and compiles_for(call):
+        compiled: Tensor = library.enhance(
+            x, weight, bias, residual, eps, channel_dim, activation, "cpu"
+        )[0]
+        return compiled
     chosen = _choose(call, impl, normalize)
     if not normalize or (chosen == library.REFERENCE and traced()):
         return reference.enhance(
@@ -118,6 +127,25 @@ def available(
     """
     call = library.Call(torch.device(device), dtype, (8, 256, 56, 56), 64, 1, None)
     return [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
+
+
+def compiles_for(call: library.Call) -> bool:
+    """Whether the call becomes part of a compiled graph that may hold a CPU kernel.
+
+    What torch.compile makes of the plain operations takes several passes over memory. Exported
+    graphs hold nothing of ours.
+    """
+    compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    types = (torch.float32, torch.bfloat16, torch.float16)
+    dtypes = call.dtype in types and call.residual_dtype in (*types, None)
+    return compiling and dtypes and call.device.type == "cpu" and _cpu_kernels()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cpu_kernels() -> bool:
+    """Whether there are any; when a graph is compiled, not when it runs."""
+    call = library.Call(torch.device("cpu"), torch.float32, (1, 1, 1), 1, 1, None)
+    return library.why_not("cpu", call) is None
 
 
 def traced() -> bool:

@@ -77,7 +77,7 @@ torch.library.define(
     "sgekit::enhance",
     "(Tensor x, Tensor weight, Tensor bias, Tensor? residual, float eps, int channel_dim, "
     "str? activation, str impl) -> (Tensor y, Tensor g, Tensor mean, Tensor std)",
-    tags=torch.Tag.pt2_compliant_tag,
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
 )
 torch.library.define(
     "sgekit::enhance_backward",

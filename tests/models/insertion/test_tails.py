@@ -377,3 +377,18 @@ def test_compiles_whole() -> None:
     block, x = lively(timm_basic()).train(), picture()
     compiled = torch.compile(copy.deepcopy(block), fullgraph=True)
     close(compiled(x), block(x), 1e-5)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+def test_compiled_inference_has_one_operation_for_the_tail() -> None:
+    block, x, targets = lively(timm_bottleneck()).eval(), picture(), list[str]()
+
+    def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    compiled = torch.compile(block, fullgraph=True, backend=keep)
+    with torch.no_grad():
+        close(compiled(x), block(x), 1e-5)
+    assert targets.count("sgekit.enhance.default") == 1
+    assert not any("add" in target for target in targets)

@@ -8,6 +8,7 @@ another device) the block does what its own class does.
 from typing import Any
 
 import timm.models.resnet as of_timm
+import torch
 import torchvision.models.resnet as of_torchvision
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -15,7 +16,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from sgekit.models.insertion.host import Host, own_class
 from sgekit.modules import SpatialGroupEnhance
-from sgekit.ops.api import traced
+from sgekit.ops.api import spatial_group_enhance, traced
 from sgekit.ops.tail import Norm, fusible, residual_tail
 
 
@@ -31,6 +32,8 @@ class FusedTail(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_dynamo_compiling():
+            return self._compiled(x)
         layer = None if traced() else attention(self)
         if layer is None or not _plain(self, layer) or not fusible(x, x) or x.dim() != 4:
             out: Tensor = super().forward(x)
@@ -51,6 +54,19 @@ class FusedTail(nn.Module):
             u, known, layer.weight, layer.bias, shortcut, layer.eps,
             overwrite=not getattr(self, self.tail_convolution)._forward_hooks,
         )  # fmt: skip
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """In a compiled graph: gate, sum and ReLU are one operation where nothing is learnt."""
+        layer = attention(self)
+        if layer is None or torch.is_grad_enabled() or not _plain(self, layer):
+            plain: Tensor = super().forward(x)
+            return plain
+        downsample: Any = getattr(self, "downsample")  # noqa: B009
+        norm: Any = getattr(self, self.tail_norm)
+        u = self.branch(x)
+        shortcut = x if downsample is None else downsample(x)
+        z = own_class(norm).forward(norm, u)
+        return spatial_group_enhance(z, layer.weight, layer.bias, layer.eps, 1, shortcut, "relu")
 
 
 class BasicBlockWithTail(FusedTail, of_timm.BasicBlock):
