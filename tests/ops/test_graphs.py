@@ -41,7 +41,7 @@ def test_compile_makes_one_graph() -> None:
 @pytest.mark.skipif(isinstance(cpu_library.load(), str), reason="no kernels")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_inference_calls_the_kernels(dtype: torch.dtype) -> None:
-    layer, targets = Layer().to(dtype), []
+    layer, targets = Layer().to(dtype), list[str]()
 
     def keep(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         targets.extend(str(node.target) for node in graph.graph.nodes)
