@@ -207,8 +207,9 @@ def main() -> None:
         for batch in options.batch_sizes:
             torch._dynamo.reset()
             runs = inference(options.model, batch, memory_format, not options.no_compile)
-            # A round of 32 images takes half a minute.
-            rounds = options.rounds if batch < 32 else max(options.rounds // 3, 3)
+            # Of one image runs are short and uneven; a round of 32 takes half a minute.
+            some, few = 3 * options.rounds, max(options.rounds // 3, 3)
+            rounds = options.rounds if 8 <= batch < 32 else few if batch >= 32 else some
             new = rows(measure(runs, rounds), what="inference", batch=batch, layout=layout)
             found += new
             print(text(new), flush=True)

@@ -1,12 +1,15 @@
 """`fuse` returns the same function without what can be folded, and leaves the network alone."""
 
 import copy
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
+from timm.layers.std_conv import ScaledStdConv2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize, prune
@@ -216,3 +219,98 @@ def test_detectors() -> None:
     assert len(wanted["boxes"]) > 0
     for name, value in wanted.items():
         torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-3)
+
+
+class Aliased(Chain):
+    """The same layers under several names, and in a list that is no ModuleList."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Sequential(self.conv, self.norm, nn.ReLU())
+        self.steps = [self.conv, self.norm]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.both(x))  # type: ignore[no-any-return]
+
+
+class Listed(Aliased):
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+
+@pytest.mark.parametrize("kind", [Aliased, Listed])
+def test_a_norm_of_several_names_is_folded_under_all(kind: Any) -> None:
+    check(kind(), X)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight - weight.mean(), bias)  # type: ignore[no-any-return]
+
+
+def test_convolutions_that_do_something_to_their_weights_stay() -> None:
+    own = Chain()
+    own.conv = Standardised(3, 8, 3)
+    check(own, X, left=1)
+    check(nn.Sequential(ScaledStdConv2d(3, 8, 3), nn.BatchNorm2d(8)), X, left=1)
+
+
+@dataclass
+class Output:
+    y: Tensor
+    features: Tensor
+
+
+class Structured(Chain):
+    def forward(self, x: Tensor) -> Any:
+        u = self.conv(x)
+        return Output(self.norm(u), u)
+
+
+def test_a_convolution_in_a_returned_dataclass_stays() -> None:
+    assert norms(sgekit.fuse(lively(Structured()))) == 1
+
+
+class AlwaysOfTheBatch(Chain):
+    def train(self, mode: bool = True) -> "AlwaysOfTheBatch":
+        super().train(mode)
+        self.norm.train()
+        return self
+
+
+class BiasOfTheNorm(Chain):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.norm.bias.sum()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [AlwaysOfTheBatch, BiasOfTheNorm])
+def test_norms_that_do_more_stay(kind: Any) -> None:
+    assert norms(sgekit.fuse(lively(kind()))) == 1
+
+
+class AsksForNorms(Chain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y) if isinstance(self.norm, nn.BatchNorm2d) else 2 * y  # type: ignore[no-any-return]
+
+
+class AsksForTheBias(Chain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return y if self.conv.bias is None else y + 1  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [AsksForNorms, partial(AsksForTheBias, bias=False)])
+def test_networks_that_look_at_their_layers_are_refused(kind: Any) -> None:
+    with pytest.raises(InputError, match="computes something else"):
+        sgekit.fuse(lively(kind()))
+
+
+def test_without_numbers_and_in_half_precision() -> None:
+    with torch.device("meta"):
+        empty = timm.create_model("resnet10t")
+    assert norms(sgekit.fuse(empty)) == 0
+    half = lively(timm.create_model("resnet10t", num_classes=3)).bfloat16()
+    assert norms(sgekit.fuse(half)) == 0

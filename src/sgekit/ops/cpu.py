@@ -8,7 +8,8 @@ docs/building.md tells how they get built.
 
 import functools
 import itertools
-from typing import NamedTuple, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ def can_run(call: Call) -> str | None:
     return library if isinstance(library, str) else None
 
 
+FLOAT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""What the kernels write, whatever the defaults of torch are."""
+
+
 class _View(NamedTuple):
     """How the kernels see maps of one shape; both layouts take any strides between samples."""
 
@@ -47,7 +52,7 @@ class _View(NamedTuple):
         to = len(self.shape) - 1 if self.layout == INTERLEAVED else 1
         sizes = list(self.shape)
         sizes.insert(to, sizes.pop(self.axis))
-        return torch.empty(sizes, dtype=dtype).movedim(to, self.axis)
+        return torch.empty(sizes, dtype=dtype, device="cpu").movedim(to, self.axis)
 
     def readable(self, x: Tensor) -> Tensor:
         """x itself, or a copy of it that the kernels can take."""
@@ -143,7 +148,7 @@ def forward_into(
     """
     groups = weight.shape[0]
     samples, channels = x.shape[0], x.shape[channel_dim]
-    make = torch.empty if x.numel() else torch.zeros
+    make = partial(torch.empty if x.numel() else torch.zeros, **FLOAT)
     statistics = (
         make(samples, groups, channels // groups),
         make(samples, groups),

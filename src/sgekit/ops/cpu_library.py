@@ -135,7 +135,7 @@ def run(name: str, call: NativeCall) -> None:
         )
     code = size
     if size >= 0:
-        workspace: Tensor = torch.empty(size + 64, dtype=torch.uint8)
+        workspace: Tensor = torch.empty(size + 64, dtype=torch.uint8, device="cpu")
         aligned = -(-workspace.data_ptr() // 64) * 64
         code = getattr(library, f"sgekit_{name}")(packed, aligned, size)
     if code != 0:

@@ -13,12 +13,13 @@ Every map has the dtype of x, one of `cpu_library.DTYPES`.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sgekit.ops import cpu_library
-from sgekit.ops.cpu import _flat, _View, _view
+from sgekit.ops.cpu import FLOAT, _flat, _View, _view
 from sgekit.ops.cpu_library import DTYPES, ISAS, NONE, NativeCall, Norm
 
 
@@ -62,7 +63,7 @@ def forward(
     samples, channels, groups = x.shape[0], x.shape[channel_dim], weight.shape[0]
     if y is None:
         y = torch.empty_like(x)
-    make = torch.empty if x.numel() else torch.zeros
+    make = partial(torch.empty if x.numel() else torch.zeros, **FLOAT)
     mean, std = make(samples, groups), make(samples, groups)
     given = means is not None
     means = _wide(samples, channels) if means is None else means.double().contiguous()
@@ -117,7 +118,7 @@ def backward(
     channels, groups = x.shape[channel_dim], weight.shape[0]
     dx = torch.empty_like(x)
     dz = dy.new_empty(0) if y is None else torch.empty_like(y)
-    dnorm_weight, dnorm_bias = torch.zeros(channels), torch.zeros(channels)
+    dnorm_weight, dnorm_bias = torch.zeros(channels, **FLOAT), torch.zeros(channels, **FLOAT)
     dweight, dbias = torch.zeros_like(mean), torch.zeros_like(mean)
     if x.numel() == 0:
         return dx, dz, dnorm_weight, dnorm_bias, dweight, dbias
@@ -177,7 +178,7 @@ class _Held:
 
 
 def _wide(*shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64)
+    return torch.empty(shape, dtype=torch.float64, device="cpu")
 
 
 def _call(view: _View, x: Tensor, groups: int, eps: float, relu: bool, isa: str) -> NativeCall:

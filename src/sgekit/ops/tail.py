@@ -7,6 +7,7 @@ sample's mean m of each channel, norm(x) - mean(norm(x)) = scale * (x - m), so S
 follow from those of x.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -25,6 +26,10 @@ from sgekit.ops.tail_library import (
 IMPL = "cpu"
 
 
+def _current_forward_level() -> int:
+    return torch.autograd.forward_ad._current_level
+
+
 class Norm(NamedTuple):
     """What BatchNorm computes with: see torch.nn.functional.batch_norm."""
 
@@ -38,10 +43,26 @@ class Norm(NamedTuple):
     eps: float
 
 
-def fusible(x: Tensor, residual: Tensor) -> bool:
-    """Whether one pass does it here; the function is the same anyhow."""
+def fusible(
+    x: Tensor, residual: Tensor, groups: Sequence[Tensor | None] = (),
+    channels: Sequence[Tensor | None] = (),
+) -> bool:  # fmt: skip
+    """Whether one pass does it here; the function is the same anyhow.
+
+    `groups` are the tensors with a number a group, `channels` those with one a channel.
+    """
     plain = type(x) is Tensor and type(residual) is Tensor
     if not plain or x.dim() < 3 or x.shape != residual.shape or x.dtype != residual.dtype:
+        return False
+    for tensor in (residual, *groups, *channels):
+        if tensor is not None and tensor.device != x.device:
+            return False
+    if any(t is not None and t.shape != (x.shape[1],) for t in channels):
+        return False
+    for tensor in groups:
+        if tensor is not None and (tensor.numel() == 0 or x.shape[1] % tensor.numel() != 0):
+            return False
+    if _current_forward_level() >= 0:  # whose tangents the kernels don't carry
         return False
     call = library.Call(x.device, x.dtype, tuple(x.shape), 1, 1, "relu", residual.dtype)
     return not traced() and library.why_not(IMPL, call) is None
@@ -61,7 +82,7 @@ def residual_tail(
 
     `norm` None is none. Running statistics are updated as torch's BatchNorm does. `overwrite`
     permits to leave the result in x, which is done where nothing has to be differentiated.
-    `fusible(x, residual)` must hold. Raises ValueError, as torch does, where the norm would take
+    `fusible` must hold. Raises ValueError, as torch does, where the norm would take
     its statistics from one number a channel.
     """
     args = (x, weight, bias, residual, *(() if norm is None else (norm.weight, norm.bias)))

@@ -11,6 +11,7 @@ import torch
 import torchvision.models.resnet as of_torchvision
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +19,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from sgekit import SpatialGroupEnhance
 from sgekit.analysis import capture
+from sgekit.errors import InputError
 from sgekit.models import create_model, insert, remove
 from sgekit.models.insertion.tails import FusedTail
 from sgekit.ops import cpu_library
@@ -119,7 +121,7 @@ def both(block: nn.Module, x: Tensor) -> Iterator[tuple[Tensor, dict[str, Tensor
         inputs = given.detach().clone(memory_format=torch.preserve_format).requires_grad_()
         y = model(inputs)
         torch.manual_seed(1)
-        (y * torch.randn(y.shape).to(y)).sum().backward()
+        (y * torch.randn(y.shape, dtype=torch.float32).to(y)).sum().backward()
         found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         assert inputs.grad is not None
         yield y.detach(), found | dict(model.named_buffers()) | {"input": inputs.grad}
@@ -329,6 +331,52 @@ def test_wrong_inputs_raise_as_before() -> None:
         block(torch.randn(1, 16, 1, 1))
     with pytest.raises(RuntimeError, match="channels"):
         block(torch.randn(1, 8, 9, 7))
+
+
+def test_layers_that_do_not_fit_raise_as_before() -> None:
+    block = lively(timm_basic()).eval()
+    block.bn2 = nn.BatchNorm2d(1).eval()
+    with pytest.raises(RuntimeError):
+        block(picture())
+    block = lively(timm_basic()).eval()
+    block.se.to("meta")
+    with pytest.raises(InputError, match="meta"):
+        block(picture())
+    block = timm_basic()
+    block.se = SpatialGroupEnhance(15, 5)
+    with pytest.raises(InputError, match="do not divide"):
+        block(picture())
+
+
+def test_forward_mode() -> None:
+    block, x = lively(timm_basic()).eval().requires_grad_(False), picture()
+    slow = copy.deepcopy(block).double()
+
+    def derivative(model: nn.Module, x: Tensor) -> Tensor:
+        with forward_ad.dual_level():
+            tangent: Tensor = forward_ad.unpack_dual(  # type: ignore[no-untyped-call]
+                model(forward_ad.make_dual(x, torch.ones_like(x)))  # type: ignore[no-untyped-call]
+            ).tangent
+        return tangent
+
+    with torch.no_grad():
+        close(derivative(block, x), derivative(slow, x.double()))
+
+
+def test_defaults_of_torch_change_nothing() -> None:
+    block, x = lively(timm_basic()).train(), picture()
+    wanted = dict(next(both(copy.deepcopy(block), x))[1])
+    for kind in (torch.float64, torch.bfloat16):
+        torch.set_default_dtype(kind)
+        try:
+            got = next(both(copy.deepcopy(block), x))[1]
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for name, value in wanted.items():
+            if name != "num_batches_tracked":
+                close(got[name], value, 0.05 if kind == torch.bfloat16 else 1e-6)
+    with torch.device("meta"), torch.no_grad():
+        close(block.eval()(x), block.double()(x.double()))
 
 
 def test_empty_batches() -> None:

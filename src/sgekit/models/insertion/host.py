@@ -173,6 +173,11 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
         setattr(new, name, getattr(host, name))
 
 
+def become(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Exchange the module's own class; it carries what it did."""
+    module.__class__ = _hosting(cls) if is_host(module) else cls
+
+
 def attach(
     name: str, module: nn.Module, layer: nn.Module, *, moves: bool, scale: float, factor: float
 ) -> str:

@@ -42,7 +42,8 @@ class FusedTail(nn.Module):
         downsample: Any = getattr(self, "downsample")  # noqa: B009  (of the block's class)
         shortcut: Tensor = x if downsample is None else downsample(x)
         norm: Any = getattr(self, self.tail_norm)
-        if not fusible(u, shortcut):
+        of_norm = [getattr(norm, name, None) for name in _OF_NORM] if _is_plain(norm) else []
+        if not fusible(u, shortcut, (layer.weight, layer.bias), of_norm):
             activation: Any = getattr(self, self.tail_activation)
             gated = norm(u) if isinstance(norm, Host) else layer(norm(u))
             summed: Tensor = activation(gated + shortcut)
@@ -50,9 +51,10 @@ class FusedTail(nn.Module):
         known = _numbers(norm)
         if known is None:
             u = own_class(norm).forward(norm, u)
+        last = getattr(self, self.tail_convolution)
         return residual_tail(
             u, known, layer.weight, layer.bias, shortcut, layer.eps,
-            overwrite=not getattr(self, self.tail_convolution)._forward_hooks,
+            overwrite=not watched(last) and not isinstance(last, Host),
         )  # fmt: skip
 
     def _compiled(self, x: Tensor) -> Tensor:
@@ -167,16 +169,23 @@ def watched(module: nn.Module | None) -> bool:
     )
 
 
-def _numbers(norm: Any) -> Norm | None:
-    """What a BatchNorm would compute with now, counting the batch as it does; None: another norm.
+_OF_NORM = ("weight", "bias", "running_mean", "running_var")
 
-    SyncBatchNorm is another: its statistics are those of all processes.
+
+def _is_plain(norm: nn.Module) -> bool:
+    """Whether the norm's numbers can be taken into the pass.
+
+    SyncBatchNorm's can't: its statistics are those of all processes.
     """
-    cls = own_class(norm)
-    if cls is FrozenBatchNorm2d:
-        return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0, norm.eps)
-    if cls is not nn.BatchNorm2d:
+    return own_class(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d)
+
+
+def _numbers(norm: Any) -> Norm | None:
+    """What a BatchNorm computes with now, counting the batch as it does; None: another norm."""
+    if not _is_plain(norm):
         return None
+    if own_class(norm) is FrozenBatchNorm2d:
+        return Norm(norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0, norm.eps)
     mean, var, momentum = norm.running_mean, norm.running_var, norm.momentum or 0.0
     if norm.training:
         if norm.track_running_stats and norm.num_batches_tracked is not None:

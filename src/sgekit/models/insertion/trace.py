@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Graph:
     """The modules that were running, innermost, where a weight was used, by its name."""
     returned: list[Step]
     """What the network returned, in whatever structure."""
+    arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    """What it was run on, positional and by keyword."""
 
     def outputs(self) -> dict[str, Step]:
         """The last result of every module that computed one tensor."""
@@ -70,7 +72,7 @@ def trace(model: nn.Module, example_inputs: Any = None) -> Graph:
                     return _run(model, positional, keywords, device)
             except Exception as error:  # whatever a network raises when its numbers are missing
                 failed.append(error)
-    shapes = {tuple(t.shape): None for t in _tensors(tried)}
+    shapes = {tuple(t.shape): None for t in tensors(tried)}
     raise InputError(
         f"{type(model).__name__} could not be run on an input of shape "
         f"{' or '.join(map(str, shapes))} to look for places ({_line(failed[len(tried)])}); pass "
@@ -119,24 +121,28 @@ def _first_convolution(model: nn.Module) -> Any:
     return next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
+    """Every tensor in mappings, sequences and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from tensors(item)
     elif isinstance(value, Sequence) and not isinstance(value, str):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field_ in fields(value):
+            yield from tensors(getattr(value, field_.name))
 
 
-def _moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, dtype if value.is_floating_point() else value.dtype)
     if isinstance(value, Mapping):
-        return {name: _moved(item, device, dtype) for name, item in value.items()}
+        return {name: moved(item, device, dtype) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        items = [_moved(item, device, dtype) for item in value]
+        items = [moved(item, device, dtype) for item in value]
         return items if isinstance(value, list) else tuple(items)
     return value
 
@@ -148,23 +154,24 @@ def _run(
     device: torch.device | None,
 ) -> Graph:
     """A run on `device`, or where the model is."""
+    arguments = (positional, keywords)
     weights = dict(model.named_parameters())
     near = next((p for p in weights.values() if p.is_floating_point()), torch.empty(0))
     # The run may write into the buffers that it gets.
     placed = {name: buffer.clone() for name, buffer in model.named_buffers()} | weights
     if device is not None:
         placed = {name: tensor.to(device) for name, tensor in placed.items()}
-    positional, keywords = _moved((positional, keywords), device or near.device, near.dtype)
+    positional, keywords = moved((positional, keywords), device or near.device, near.dtype)
     watcher = _Watcher(placed)
-    for tensor in _tensors((positional, keywords)):
+    for tensor in tensors((positional, keywords)):
         watcher.note(tensor, "input", [])
     with _kept(model), torch.no_grad(), _watched(model, watcher), watcher:
         functional_call(model.eval(), placed, positional, keywords)
     # Of the first convolution's output: a detector takes a list of pictures without a batch.
     maps = [len(step.shape) for step in watcher.steps if step.operation == "convolution"]
-    maps += [t.ndim for t in _tensors((positional, keywords)) if t.ndim > 2]
+    maps += [t.ndim for t in tensors((positional, keywords)) if t.ndim > 2]
     spatial = maps[0] - 2 if maps else 0
-    return Graph(watcher.steps, watcher.calls, spatial, watcher.users, watcher.returned)
+    return Graph(watcher.steps, watcher.calls, spatial, watcher.users, watcher.returned, arguments)
 
 
 @contextmanager
@@ -230,19 +237,19 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._made[id(tensor)] = (tensor, step)
 
     def _steps_of(self, value: Any) -> list[Step]:
-        return [self._made[id(t)][1] for t in _tensors(value) if id(t) in self._made]
+        return [self._made[id(t)][1] for t in tensors(value) if id(t) in self._made]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         inputs = self._steps_of((args, kwargs or {}))
-        for tensor in _tensors((args, kwargs or {})):
+        for tensor in tensors((args, kwargs or {})):
             if name := self._weights.get(id(tensor)):
                 self.users[name].add(self._running[-1][0])
         if inputs:
             operation = func.overloadpacket.__name__
-            for tensor in _tensors(out):
+            for tensor in tensors(out):
                 self.note(tensor, operation.rstrip("_"), inputs)
                 # What is written into a part of a tensor is part of what that leads to.
                 if operation.endswith("_") and (whole := tensor._base) is not None:
