@@ -110,9 +110,9 @@ def main() -> None:
             data,
         )
     for kind, scores in result.scores.items():
-        print(
-            f"{kind}: AP {scores['ap']:.3f}, AP50 {scores['ap50']:.3f}, AP75 {scores['ap75']:.3f}"
-        )
+        if scores is not None:  # masks, where the detector has none
+            ap = (scores[name] for name in ("ap", "ap50", "ap75"))
+            print(f"{kind}: AP, AP50, AP75: " + ", ".join(f"{score:.3f}" for score in ap))
     if options.out:
         kept = {
             "arguments": {name: str(value) for name, value in vars(options).items()},
