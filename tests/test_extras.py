@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 ABSENT = ("faster_coco_eval", "cv2", "pycocotools")
 
 PROGRAM = f"""
@@ -20,6 +22,7 @@ except InputError as error:
 """
 
 
+@pytest.mark.slow
 def test_classifiers_need_no_coder_of_masks() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False

@@ -24,6 +24,7 @@ def command(scenes: Path, out: Path, *more: str) -> list[str]:
     return ["compare", "--data", str(scenes), *SMALL, "--out", str(out), *more]
 
 
+@pytest.mark.slow
 def test_compare_answers_with_table_and_report(
     sgekit: Sgekit,
     scenes: Path,

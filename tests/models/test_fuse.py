@@ -208,6 +208,7 @@ def test_example_inputs_and_refusals() -> None:
         sgekit.fuse(torch.jit.script(nn.Conv2d(3, 3, 1)))
 
 
+@pytest.mark.slow
 def test_detectors() -> None:
     torch.manual_seed(0)
     model = sgekit.create_detector("faster_rcnn", "sge_resnet10_small", num_classes=2).eval()

@@ -25,10 +25,16 @@ def runs(isa: str) -> bool:
 
 
 ISAS = ["baseline", "avx2", "avx512"]
-every_isa = pytest.mark.parametrize(
-    "isa",
-    [pytest.param(i, marks=pytest.mark.skipif(not runs(i), reason=f"no {i} here")) for i in ISAS],
-)
+BEST = max((isa for isa in ISAS if runs(isa)), key=ISAS.index, default="baseline")
+
+
+def _marks(isa: str) -> list[pytest.MarkDecorator]:
+    missing = pytest.mark.skipif(not runs(isa), reason=f"no {isa} here")
+    # In the quick run the set that calls take here, and the plainest.
+    return [missing] if isa in (BEST, "baseline") else [missing, pytest.mark.slow]
+
+
+every_isa = pytest.mark.parametrize("isa", [pytest.param(i, marks=_marks(i)) for i in ISAS])
 both_layouts = pytest.mark.parametrize("layout", ["planar", "interleaved"])
 
 # (samples, channels, *spatial), groups. Channels of a group: powers of two below, at and above

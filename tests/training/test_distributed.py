@@ -32,6 +32,7 @@ def train(arguments: list[str], processes: int) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(colours: ImageData, tmp_path: Path) -> None:
     # BatchNorm is frozen: with statistics of its own half batch each process would differ.
     data = write_folder(colours, tmp_path / "data")

@@ -141,11 +141,14 @@ def compiles_for(call: library.Call) -> bool:
     return compiling and dtypes and call.device.type == "cpu" and _cpu_kernels()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cpu_kernels() -> bool:
     """Whether there are any; when a graph is compiled, not when it runs."""
     call = library.Call(torch.device("cpu"), torch.float32, (1, 1, 1), 1, 1, None)
     return library.why_not("cpu", call) is None
+
+
+# What torch.compiler.assume_constant_result does; calling that imports the compiler.
+_cpu_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def traced() -> bool:
