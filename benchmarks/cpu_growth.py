@@ -9,9 +9,6 @@ The slope is that of the least squares line through the logarithms, 1 where time
 proportional; maps that leave the caches behind take longer for each number.
 """
 
-import argparse
-import json
-import platform
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +17,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import torch
-from cpu_ops import GROUPS, LAYOUTS, measure
+from common import LAYOUTS, arguments, keep, measure, threads_argument
+from cpu_ops import GROUPS
 
 from sgekit.ops import cpu, cpu_library
 from sgekit.ops.cpu_library import ISAS
@@ -73,12 +71,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="a JSON file")
+    parser = arguments(__doc__, 15)
+    threads_argument(parser)
     parser.add_argument("--figure", type=Path, help="a picture")
     options = parser.parse_args()
     library = cpu_library.load()
@@ -93,26 +87,16 @@ def main() -> None:
                 for size, shape in sizes
                 for direction, run in runs(shape, memory_format).items()
             }
-            seconds = measure(every, options.rounds)  # type: ignore[arg-type, var-annotated]
+            seconds = measure(every, options.rounds)
             for direction in ("forward", "backward"):
                 points = [
-                    (size, 1e3 * statistics.median(seconds[size, direction]))  # type: ignore[index]
-                    for size, _ in sizes
+                    (size, 1e3 * statistics.median(seconds[size, direction])) for size, _ in sizes
                 ]
                 row = {"layout": layout, "line": line, "direction": direction}
                 rows.append({**row, "points": points, "slope": slope(points)})
                 print(f"{layout} {direction} {line}: slope {rows[-1]['slope']:.2f}", flush=True)
-    if options.out:
-        result = {
-            "machine": platform.processor() or platform.machine(),
-            "instruction_set": ISAS[library.sgekit_best_isa()],
-            "threads": options.threads,
-            "rounds": options.rounds,
-            "versions": {"torch": torch.__version__},
-            "rows": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    isa = ISAS[library.sgekit_best_isa()]
+    keep(options, rows, instruction_set=isa, threads=options.threads)
     if options.figure:
         draw(rows, options.figure)
 

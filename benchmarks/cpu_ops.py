@@ -12,21 +12,24 @@ and timm's SE, CBAM and ECA. One round runs everything once, in a new order; a r
 two times of the same round, its median over the rounds stands with its quartiles.
 """
 
-import argparse
 import json
-import platform
-import random
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import timm
 import torch
-from timm.layers import EcaModule, SEModule
-from timm.layers.cbam import CbamModule
+from common import (
+    CONTENDERS,
+    LAYOUTS,
+    Formula,
+    arguments,
+    keep,
+    measure,
+    ratios,
+    threads_argument,
+)
 from torch import Tensor, nn
 
 from sgekit.ops import cpu, cpu_library
@@ -37,28 +40,6 @@ from matplotlib import pyplot as plt
 
 SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 GROUPS = 64
-LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-class Formula(nn.Module):
-    """The equations as PyTorch users write them: unbiased deviation, one operator a step."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1))
-        self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, c, h, w = x.shape
-        x = x.reshape(b * self.groups, c // self.groups, h, w)
-        likeness = (x * x.mean((2, 3), keepdim=True)).sum(1, keepdim=True)
-        t = likeness.reshape(b * self.groups, -1)
-        t = t - t.mean(1, keepdim=True)
-        t = t / (t.std(1, keepdim=True) + 1e-5)
-        t = t.reshape(b, self.groups, h, w) * self.weight + self.bias
-        gate = torch.sigmoid(t).reshape(b * self.groups, 1, h, w)
-        return (x * gate).reshape(b, c, h, w)
 
 
 def both_ways(layer: nn.Module, x: Tensor, dy: Tensor) -> dict[str, Callable[[], Any]]:
@@ -113,9 +94,7 @@ def candidates(
     channels = shape[1]
     layers: dict[str, Callable[[], nn.Module]] = {
         "formula": lambda: Formula(GROUPS),
-        "timm SE": lambda: SEModule(channels),
-        "timm CBAM": lambda: CbamModule(channels),
-        "timm ECA": lambda: EcaModule(channels),
+        **{name: partial(make, channels) for name, make in CONTENDERS.items()},
     }
     if compiled:
         layers["formula compiled"] = lambda: torch.compile(Formula(GROUPS), dynamic=False)
@@ -123,29 +102,6 @@ def candidates(
         for way, run in both_ways(make(), x, dy).items():
             runs[f"{name}/{way}"] = run
     return runs
-
-
-def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run in each round."""
-    for run in runs.values():  # compiles, warms
-        run()
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    order = list(runs)
-    chance = random.Random(0)
-    for _ in range(rounds):
-        chance.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def ratios(seconds: dict[str, list[float]], name: str, to: str) -> dict[str, float]:
-    both = [a / b for a, b in zip(seconds[name], seconds[to], strict=True)]
-    low, middle, high = statistics.quantiles(both, n=4)
-    return {"median": middle, "low": low, "high": high}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -187,14 +143,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, 30)
+    threads_argument(parser)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--out", type=Path, help="a JSON file")
     parser.add_argument("--figure", type=Path, help="a picture")
     parser.add_argument("--from", type=Path, dest="kept", help="measure nothing, draw this file")
     options = parser.parse_args()
@@ -234,17 +186,8 @@ def main() -> None:
                     }
                 )
     print(table(rows))
-    if options.out:
-        result = {
-            "machine": platform.processor() or platform.machine(),
-            "instruction_set": ISAS[library.sgekit_best_isa()],
-            "threads": options.threads,
-            "rounds": options.rounds,
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
-            "rows": rows,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    isa = ISAS[library.sgekit_best_isa()]
+    keep(options, rows, instruction_set=isa, threads=options.threads)
     if options.figure:
         draw(rows, options.figure)
 

@@ -12,18 +12,13 @@ and ECA are timm's. One round runs everything once, in a new order; a ratio is t
 times of the same round, its median over the rounds stands with its quartiles.
 """
 
-import argparse
-import json
-import platform
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import timm
 import torch
-from cpu_ops import LAYOUTS, Formula, measure, ratios
-from timm.layers import EcaModule, SEModule
-from timm.layers.cbam import CbamModule
+from common import CONTENDERS, LAYOUTS, Formula, arguments, keep, measure, ratios, threads_argument
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -50,7 +45,7 @@ def with_layers(name: str, make: Callable[[int], nn.Module]) -> nn.Module:
     for block in model.modules():
         if isinstance(block, BasicBlock | Bottleneck):
             block.se = make((getattr(block, "conv3", None) or block.conv2).out_channels)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def networks(name: str) -> dict[str, Callable[[], nn.Module]]:
@@ -59,9 +54,7 @@ def networks(name: str) -> dict[str, Callable[[], nn.Module]]:
         "plain": lambda: timm.create_model(name),
         "SGE": lambda: moving(sgekit.create_model(f"sge_{name}")),
         "formula": lambda: with_layers(name, lambda _: Formula(64)),
-        "timm SE": lambda: with_layers(name, SEModule),
-        "timm CBAM": lambda: with_layers(name, CbamModule),
-        "timm ECA": lambda: with_layers(name, EcaModule),
+        **{label: partial(with_layers, name, layer) for label, layer in CONTENDERS.items()},
     }
 
 
@@ -186,16 +179,12 @@ def text(found: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__, 15)
+    threads_argument(parser)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--training-batch-size", type=int, default=8, help="0: no training")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--out", type=Path, help="a JSON file")
     options = parser.parse_args()
     library = cpu_library.load()
     if isinstance(library, str):
@@ -221,18 +210,8 @@ def main() -> None:
                 row["kept"] = kept[row["network"]]
             found += new
             print(text(new), flush=True)
-    if options.out:
-        result = {
-            "machine": platform.processor() or platform.machine(),
-            "instruction_set": ISAS[library.sgekit_best_isa()],
-            "model": options.model,
-            "threads": options.threads,
-            "rounds": options.rounds,
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
-            "rows": found,
-        }
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    isa = ISAS[library.sgekit_best_isa()]
+    keep(options, found, instruction_set=isa, threads=options.threads, model=options.model)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The one direction of imports, and what importing costs."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,7 +63,19 @@ def test_imports_point_down(file: Path) -> None:
 @pytest.mark.parametrize("file", TORCH_ALONE, ids=lambda p: p.name)
 def test_the_operation_needs_torch_alone(file: Path) -> None:
     outside = {name.partition(".")[0] for name in imported(file)} - set(sys.stdlib_module_names)
-    assert outside <= {"torch", "sgekit"}
+    allowed = {"triton"} if "triton" in str(file.relative_to(SOURCE)) else set()
+    assert outside <= {"torch", "sgekit"} | allowed
+
+
+def test_the_operation_starts_without_triton() -> None:
+    code = (
+        "import sys, torch, sgekit; layer = sgekit.SpatialGroupEnhance(8, 4);"
+        "layer(torch.ones(1, 8, 2, 2)); assert 'sgekit.ops.triton' not in sys.modules;"
+        "layer(torch.ones(1, 8, 2, 2, dtype=torch.float64));"
+        "assert 'sgekit.ops.triton_kernels.forward' not in sys.modules"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_networks_need_no_training_packages() -> None:

@@ -315,3 +315,10 @@ def test_without_numbers_and_in_half_precision() -> None:
     assert norms(sgekit.fuse(empty)) == 0
     half = lively(timm.create_model("resnet10t", num_classes=3)).bfloat16()
     assert norms(sgekit.fuse(half)) == 0
+
+
+def test_under_inference_mode() -> None:
+    model = sgekit.create_model("sge_resnet10_small", num_classes=3)
+    with torch.inference_mode():
+        fused = check(model, torch.randn(1, 3, 32, 32))
+    fused(torch.randn(1, 3, 32, 32)).sum().backward()

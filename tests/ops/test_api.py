@@ -127,3 +127,15 @@ def test_result_dtype(
     assert y.dtype == of_y
     gradients = torch.autograd.grad(y.sum(), inputs)
     assert [g.dtype for g in gradients] == [i.dtype for i in inputs]
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_the_gradient_of_a_nan_passes_the_relu(impl: str) -> None:
+    x, one = torch.randn(1, 4, 3, 3), torch.ones(2)
+    residual = torch.randn_like(x)
+    residual[0, 1, 2, 2] = float("nan")
+    residual.requires_grad_()
+    y = spatial_group_enhance(x, one, one, residual=residual, activation="relu", impl=impl)
+    (found,) = torch.autograd.grad(y.sum(), residual)
+    assert torch.equal(found, 1 - (y <= 0).float())
+    assert found[0, 1, 2, 2] == 1

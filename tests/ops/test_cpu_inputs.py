@@ -239,6 +239,29 @@ print("all well")
 """
 
 
+FIRST_AFTER_A_FORK = """
+import multiprocessing, torch, sgekit
+from sgekit.ops import spatial_group_enhance
+torch.randn(2, 64, 100, 100).exp().sum()          # starts PyTorch's threads
+def work(queue):
+    x = torch.empty(2, 64, 40, 40).numpy()        # torch's own loops would wait for ever
+    x[:] = 1
+    x, w = torch.from_numpy(x), torch.tensor([1.0, 1.0, 1.0, 1.0])
+    queue.put(float(spatial_group_enhance(x, w, w)[0, 0, 0, 0]))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+process = context.Process(target=work, args=(queue,), daemon=True)
+process.start()
+assert abs(queue.get(timeout=60) - 0.7310586) < 1e-6
+print("all well")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_fork_before_the_first_call() -> None:
+    assert "all well" in python(FIRST_AFTER_A_FORK, threads=2)
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 def test_threads_are_pytorchs_and_a_fork_survives() -> None:
     # More threads than many a machine has cores.

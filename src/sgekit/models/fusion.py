@@ -49,14 +49,15 @@ def fuse(model: nn.Module, example_inputs: Any = None) -> nn.Module:
     because the network looks at its own norms.
     """
     check_network(model, "fuse")
-    graph = trace(model, example_inputs)
-    fused = _copy(model)
-    pairs = _pairs(fused, graph)
-    if pairs and not any(parameter.is_meta for parameter in model.parameters()):
-        _compare(model, pairs, graph, known=example_inputs is not None)
-    for convolution, norm in pairs:
-        _fold(fused, convolution, norm)
-    set_tails(fused)
+    with torch.inference_mode(False):  # whose tensors neither copy nor compute gradients
+        graph = trace(model, example_inputs)
+        fused = _copy(model)
+        pairs = _pairs(fused, graph)
+        if pairs and not any(parameter.is_meta for parameter in model.parameters()):
+            _compare(model, pairs, graph, known=example_inputs is not None)
+        for convolution, norm in pairs:
+            _fold(fused, convolution, norm)
+        set_tails(fused)
     return fused
 
 

@@ -1,5 +1,7 @@
 """The public operation: validate, choose an implementation, call it."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -7,8 +9,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 from sgekit.errors import InputError
 from sgekit.ops import flops as _flops  # noqa: F401  (registers)
 from sgekit.ops import library, reference
+from sgekit.ops import processes as _processes  # noqa: F401  (notes forks)
 from sgekit.ops.autograd import Enhance
 from sgekit.ops.layout import Layout
+from sgekit.ops.triton_kernels.configuration import DEEPEST
 from sgekit.ops.validation import validate, validate_switches
 
 IMPLEMENTATIONS = ("cpu", "triton", library.REFERENCE)
@@ -48,7 +52,7 @@ def spatial_group_enhance(
     `impl` is "auto", "reference" (plain PyTorch), "cpu" or "triton". One named explicitly
     runs or raises with the reason; `available` lists what would run. Under torch.compile,
     export and tracing "auto" and "reference" become plain PyTorch operations, but for "auto"
-    in compiled inference on a CPU, which calls the kernels.
+    in networks compiled for a GPU and in compiled inference on a CPU, which call the kernels.
 
     Differentiable once with only `x` and the statistics of each group saved (and the
     result, for a ReLU); twice, under torch.func and in forward mode by plain formulas.
@@ -82,20 +86,20 @@ def spatial_group_enhance(
     needs_grad = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, weight, bias, residual)
     )
-    if impl == "auto" and normalize and unbiased and not needs_grad and compiles_for(call):
-        compiled: Tensor = library.enhance(
-            x, weight, bias, residual, eps, channel_dim, activation, "cpu"
-        )[0]
-        return compiled
+    arguments = (x, weight, bias, residual, eps, channel_dim, activation)
+    compiled = compiled_for(call, needs_grad) if impl == "auto" and normalize and unbiased else None
+    if compiled is not None:
+        run: Any = Enhance.apply if needs_grad else library.enhance
+        return cast(Tensor, run(*arguments, compiled)[0])
     chosen = _choose(call, impl, normalize)
     if not normalize or (chosen == library.REFERENCE and traced()):
-        return reference.enhance(
-            x, weight, bias, residual, eps, channel_dim, activation, normalize, unbiased
-        )
+        return reference.enhance(*arguments, normalize, unbiased)
     if not unbiased:
         weight, eps = _over_n(x, weight, eps, channel_dim)
-    y: Tensor = Enhance.apply(x, weight, bias, residual, eps, channel_dim, activation, chosen)[0]
-    return y
+    return cast(
+        Tensor,
+        Enhance.apply(x, weight, bias, residual, eps, channel_dim, activation, chosen)[0],
+    )
 
 
 def spatial_group_gate(
@@ -129,16 +133,22 @@ def available(
     return [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
 
 
-def compiles_for(call: library.Call) -> bool:
-    """Whether the call becomes part of a compiled graph that may hold a CPU kernel.
+def compiled_for(call: library.Call, needs_grad: bool) -> str | None:
+    """The implementation whose kernels the call becomes in a compiled graph; None: it has none.
 
     What torch.compile makes of the plain operations takes several passes over memory. Exported
-    graphs hold nothing of ours.
+    graphs hold nothing of ours. On a CPU kernels serve inference alone: in training the
+    compiler's own fusion with what surrounds the operation is the faster one.
     """
-    compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+    if not torch.compiler.is_dynamo_compiling() or torch.compiler.is_exporting():
+        return None
     types = (torch.float32, torch.bfloat16, torch.float16)
-    dtypes = call.dtype in types and call.residual_dtype in (*types, None)
-    return compiling and dtypes and call.device.type == "cpu" and _cpu_kernels()
+    if call.dtype not in types or call.residual_dtype not in (*types, None):
+        return None
+    if call.device.type == "cpu":
+        return "cpu" if not needs_grad and _cpu_kernels() else None
+    fits = call.shape[call.channel_dim] // call.groups <= DEEPEST
+    return "triton" if call.device.type == "cuda" and fits and _gpu_kernels() else None
 
 
 def _cpu_kernels() -> bool:
@@ -147,8 +157,14 @@ def _cpu_kernels() -> bool:
     return library.why_not("cpu", call) is None
 
 
+def _gpu_kernels() -> bool:
+    call = library.Call(torch.device("cuda"), torch.float32, (1, 1, 1), 1, 1, None)
+    return library.why_not("triton", call) is None
+
+
 # What torch.compiler.assume_constant_result does; calling that imports the compiler.
 _cpu_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_gpu_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def traced() -> bool:

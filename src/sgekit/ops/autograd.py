@@ -41,7 +41,7 @@ class Enhance(torch.autograd.Function):
         # Grad mode is on in here exactly under create_graph and torch.func: what is
         # returned must then be a function of x, so the saved statistics won't do.
         if torch.is_grad_enabled():
-            dz = dy if y is None else dy * (y > 0)
+            dz = dy if y is None else dy.masked_fill(y <= 0, 0)
             dx, dweight, dbias = derivatives.gradients(
                 dz, x, weight, bias, ctx.eps, ctx.channel_dim
             )
@@ -63,7 +63,7 @@ class Enhance(torch.autograd.Function):
         if dresidual is not None:
             out = out + dresidual
         if y is not None:
-            out = out * (y > 0)
+            out = out.masked_fill(y <= 0, 0)
         dtype = x.dtype
         if ctx.residual_dtype is not None:
             dtype = torch.promote_types(dtype, ctx.residual_dtype)

@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import os
 import struct
 from ctypes import c_char_p, c_int64, c_void_p
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sgekit.errors import InputError
+from sgekit.ops import processes
 
 FOLDER = Path(__file__).parent
 LIBRARY = FOLDER / "libsgekit_cpu.so"
@@ -115,9 +115,6 @@ def load() -> ctypes.CDLL | str:
         workspace = getattr(library, f"sgekit_{name}_workspace")
         workspace.argtypes = (c_char_p,)
         workspace.restype = c_int64
-    # Threads do not survive a fork, and OpenMP's runtime waits for them for ever.
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_one_thread_from_now_on)
     return library
 
 
@@ -154,14 +151,6 @@ def _publish_openmp() -> None:
         ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
 
 
-_forked = False
-
-
-def _one_thread_from_now_on() -> None:
-    global _forked  # noqa: PLW0603  (what a fork does to a process is of the whole process)
-    _forked = True
-
-
 def threads() -> int:
     """How many threads a call may use; one in the child of a fork."""
-    return 1 if _forked else torch.get_num_threads()
+    return 1 if processes.forked() else torch.get_num_threads()

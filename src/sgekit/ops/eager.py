@@ -78,7 +78,9 @@ def backward(
     if y is None:
         dz, source = dy.new_empty(0), dy
     else:
-        dz = source = torch.mul(dy, y > 0, out=torch.empty_like(y, dtype=dy.dtype))
+        # As torch's ReLU, through which the gradient of a NaN passes.
+        dz = torch.empty_like(y, dtype=dy.dtype).copy_(dy)
+        source = dz.masked_fill_(y <= 0, 0)
     if source.dtype == torch.float64:  # from a float64 residual, beside narrower x
         source = source.to(dtype)
     xs, dzs = layout.split(x), layout.split(source)

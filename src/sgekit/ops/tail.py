@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sgekit.errors import InputError
 from sgekit.ops import library
 from sgekit.ops.api import spatial_group_enhance, traced
 from sgekit.ops.tail_library import (
+    IMPLEMENTATIONS,
     batch_moments,
     norm_enhance,
     norm_enhance_,
     norm_enhance_backward,
 )
-
-IMPL = "cpu"
 
 
 def _current_forward_level() -> int:
@@ -64,8 +64,14 @@ def fusible(
             return False
     if _current_forward_level() >= 0:  # whose tangents the kernels don't carry
         return False
-    call = library.Call(x.device, x.dtype, tuple(x.shape), 1, 1, "relu", residual.dtype)
-    return not traced() and library.why_not(IMPL, call) is None
+    sizes = [t.numel() for t in groups if t is not None]
+    return not traced() and implementation(x, min(sizes, default=x.shape[1])) is not None
+
+
+def implementation(x: Tensor, groups: int) -> str | None:
+    """The first whose kernels can take such a tail; None: there is none."""
+    call = library.Call(x.device, x.dtype, tuple(x.shape), groups, 1, "relu", x.dtype)
+    return next((impl for impl in IMPLEMENTATIONS if library.why_not(impl, call) is None), None)
 
 
 def residual_tail(
@@ -85,42 +91,47 @@ def residual_tail(
     `fusible` must hold. Raises ValueError, as torch does, where the norm would take
     its statistics from one number a channel.
     """
+    impl = implementation(x, weight.shape[0])
+    if impl is None:
+        raise InputError(f"no kernels take a tail like this: {x.dtype} on {x.device}")
     args = (x, weight, bias, residual, *(() if norm is None else (norm.weight, norm.bias)))
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in args)
     if norm is None:
         if needs_grad or not overwrite:
             return spatial_group_enhance(x, weight, bias, eps, 1, residual, "relu")
-        library.enhance_(x, weight, bias, residual, eps, 1, "relu", IMPL)
+        library.enhance_(x, weight, bias, residual, eps, 1, "relu", impl)
         return x
-    means, mean, invstd = _statistics(x.detach(), norm)
+    means, mean, invstd = _statistics(x.detach(), norm, impl)
     if needs_grad:
         y: Tensor = _Tail.apply(
             x, norm.weight, norm.bias, weight, bias, residual,
-            means, mean, invstd, norm.batch, norm.eps, eps,
+            means, mean, invstd, norm.batch, norm.eps, eps, impl,
         )[0]  # fmt: skip
         return y
     if overwrite and means is None:
         norm_enhance_(
-            x, mean, invstd, norm.weight, norm.bias, weight, bias, residual, eps, 1, "relu", IMPL
+            x, mean, invstd, norm.weight, norm.bias, weight, bias, residual, eps, 1, "relu", impl
         )
         return x
-    given = (norm.weight, norm.bias, means, weight, bias, residual, eps, 1, "relu", IMPL)
+    given = (norm.weight, norm.bias, means, weight, bias, residual, eps, 1, "relu", impl)
     out: Tensor = norm_enhance(x, mean, invstd, *given)[0]
     return out
 
 
 @torch.no_grad()
-def _statistics(x: Tensor, norm: Norm) -> tuple[Tensor | None, Tensor, Tensor]:
+def _statistics(x: Tensor, norm: Norm, impl: str) -> tuple[Tensor | None, Tensor, Tensor]:
     """The sample's means where the batch is read for them; the norm's mean and 1 / deviation."""
     if not norm.batch:
         running_var = cast(Tensor, norm.running_var)
-        return None, cast(Tensor, norm.running_mean), (running_var.double() + norm.eps).rsqrt()
+        # Copies: a later batch may move the norm's own before the backward pass comes.
+        mean = cast(Tensor, norm.running_mean).to(torch.float64, copy=True)
+        return None, mean, (running_var.double() + norm.eps).rsqrt()
     count = x.numel() // x.shape[1]
     if count == 1:
         raise ValueError(
             f"Expected more than 1 value per channel when training, got input size {x.shape}"
         )
-    means, mean, var = batch_moments(x, 1, IMPL)
+    means, mean, var = batch_moments(x, 1, impl)
     if norm.running_mean is not None and norm.running_var is not None and count > 0:
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), norm.momentum)
         unbiased = (var * (count / (count - 1))).to(norm.running_var.dtype)
@@ -136,11 +147,11 @@ class _Tail(torch.autograd.Function):
         x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None,
         weight: Tensor, bias: Tensor, residual: Tensor,
         means: Tensor | None, mean: Tensor, invstd: Tensor, batch: bool, norm_eps: float,
-        eps: float,
+        eps: float, impl: str,
     ) -> Any:  # fmt: skip
         return norm_enhance(
             x, mean, invstd, norm_weight, norm_bias, means, weight, bias, residual, eps, 1, "relu",
-            IMPL,
+            impl,
         )  # fmt: skip
 
     @staticmethod
@@ -148,7 +159,7 @@ class _Tail(torch.autograd.Function):
         x, norm_weight, norm_bias, weight, bias, _, given, mean, invstd, *rest = inputs
         y, taken, gate_mean, gate_std = output
         means = taken if given is None else given
-        ctx.batch, ctx.norm_eps, ctx.eps = rest
+        ctx.batch, ctx.norm_eps, ctx.eps, ctx.impl = rest
         ctx.mark_non_differentiable(taken, gate_mean, gate_std)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
@@ -158,13 +169,13 @@ class _Tail(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *_: Any) -> Any:
         if dy is None:
-            return (None,) * 12
+            return (None,) * 13
         x, y, norm_weight, norm_bias, weight, bias, mean, invstd, *of_groups = ctx.saved_tensors
         if torch.is_grad_enabled():  # under create_graph: gradients must be functions of x
             return (*_composed(ctx, dy, x, y, norm_weight, norm_bias, weight, bias, mean), *_NONE)
         dx, dz, dnorm_weight, dnorm_bias, dweight, dbias = norm_enhance_backward(
             dy, x, y, mean, invstd, norm_weight, norm_bias, *of_groups, weight, bias, ctx.eps, 1,
-            ctx.batch, IMPL,
+            ctx.batch, ctx.impl,
         )  # fmt: skip
         return (
             dx,
@@ -177,7 +188,7 @@ class _Tail(torch.autograd.Function):
         )
 
 
-_NONE = (None,) * 6
+_NONE = (None,) * 7
 """The gradients of what is not differentiable."""
 
 
@@ -186,7 +197,7 @@ def _composed(
     norm_bias: Tensor | None, weight: Tensor, bias: Tensor, mean: Tensor,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients as differentiable functions of their inputs."""
-    dz = dy * (y > 0)
+    dz = dy.masked_fill(y <= 0, 0)  # as torch's ReLU, through which a NaN's gradient passes
     inputs = (x, norm_weight, norm_bias, weight, bias)
     if ctx.batch:
         z = F.batch_norm(x, None, None, norm_weight, norm_bias, True, 0.0, ctx.norm_eps)
@@ -197,6 +208,8 @@ def _composed(
         z = F.batch_norm(x, *constants, norm_weight, norm_bias, False, 0.0, ctx.norm_eps)
     out = spatial_group_enhance(z, weight, bias, ctx.eps, impl="reference")
     wanted = [t for t in inputs if t is not None and t.requires_grad]
+    if not wanted:  # the shortcut alone learns
+        return (*(None for _ in inputs), dz)
     found = iter(torch.autograd.grad(out, wanted, dz, create_graph=True))
     grads = (next(found) if t is not None and t.requires_grad else None for t in inputs)
     return (*grads, dz)

@@ -5,6 +5,7 @@ none, `tail` composes the same function of others.
 """
 
 import importlib
+import math
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from sgekit.ops.flops import operations
 
-IMPLEMENTATIONS = {"cpu": "sgekit.ops.cpu_tail"}
-"""Modules of fused kernels, by the name of the implementation."""
+IMPLEMENTATIONS = {"cpu": "sgekit.ops.cpu_tail", "triton": "sgekit.ops.triton_tail"}
+"""Modules of fused kernels, by the name of the implementation; the first that can run does."""
 
 torch.library.define(
     "sgekit::batch_moments",
@@ -138,3 +139,11 @@ def _forward_flops(x: Any, *args: Any, **_: Any) -> int:
     in_place = len(args) < 12  # without `means`
     weight, channel_dim = (args[4], args[8]) if in_place else (args[5], args[9])
     return operations(tuple(x), weight[0], channel_dim)
+
+
+@register_flop_formula(torch.ops.sgekit.norm_enhance_backward)
+def _backward_flops(dy: Any, x: Any, *args: Any, **_: Any) -> int:
+    # SGE's alone, as in forward: PyTorch counts no batch norm either.
+    (_, channels), (_, groups) = args[5], args[6]  # those of `means` and `mean`
+    numbers = math.prod(x)
+    return int(11 * numbers + 16 * (numbers // channels * groups))

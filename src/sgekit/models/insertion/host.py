@@ -159,8 +159,8 @@ def _counts_children(cls: type[nn.Module]) -> bool:
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """The module's class without what it carries."""
-    return _plain(type(module)) if is_host(module) else type(module)
+    """The module's class without what it carries; as it is where something was put around that."""
+    return _plain(type(module)) if is_host(module, itself=True) else type(module)
 
 
 def carry_over(old: nn.Module, new: nn.Module) -> None:

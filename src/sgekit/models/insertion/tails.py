@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from sgekit.models.insertion.host import Host, own_class
+from sgekit.models.insertion.host import Host, is_host, own_class
 from sgekit.modules import SpatialGroupEnhance
 from sgekit.ops.api import spatial_group_enhance, traced
 from sgekit.ops.tail import Norm, fusible, residual_tail
@@ -135,7 +135,7 @@ def attention(block: nn.Module, norm: str | None = None) -> SpatialGroupEnhance 
     """SGE between the block's last norm and the sum: in the slot `se`, or behind the norm."""
     last: Any = getattr(block, norm or block.tail_norm, None)  # type: ignore[arg-type]
     layer = getattr(block, "se", None)
-    if isinstance(last, Host):
+    if is_host(last, itself=True):
         inside = not last.attention_moves and last.attention_scale is None
         layer = last.attention if layer is None and inside else None
     return layer if type(layer) is SpatialGroupEnhance else None

@@ -102,7 +102,7 @@ void scores(const Job &job, const Place &at, int64_t begin, int64_t end, double 
                     vectors<R>(d, live, [&](int64_t q, int count, int) ALWAYS {
                         V v = get<whole>(up + q, count);
                         V passes = get<whole>(yj + q, count);
-                        put<whole>(dzj + q, passes > 0.0f ? v : V{}, count);
+                        put<whole>(dzj + q, passes <= 0.0f ? V{} : v, count);
                     });
                     up = dzj;
                 }

@@ -176,7 +176,7 @@ void tail_scores_of(const Job &job, const Place &at, int64_t begin, int64_t end,
                     vectors<R>(d, live, [&](int64_t q, int count, int) ALWAYS {
                         V v = get<whole>(dyj + q, count);
                         V passes = get<whole>(yj + q, count);
-                        put<whole>(dzj + q, passes > 0.0f ? v : V{}, count);
+                        put<whole>(dzj + q, passes <= 0.0f ? V{} : v, count);
                     });
                 }
                 const V c = likeness<R>(xj, of.centre + k * d, of.along + k * d, d, live);

@@ -40,7 +40,7 @@ void scores(const Job &job, Place at, int64_t begin, int64_t end, double *out, f
                 V xi = fetch<tile>(x + i * x_step + j, k, count);
                 V up = fetch<tile>(dy + i * dy_step + j, k, count);
                 if (Relu) {
-                    up = fetch<tile>(y + i * y_step + j, k, count) > 0.0f ? up : V{};
+                    up = fetch<tile>(y + i * y_step + j, k, count) <= 0.0f ? V{} : up;
                     put_back<tile>(dz + i * dz_step + j, k, count, up);
                 }
                 c[k] += (xi - gi) * gi;

@@ -122,7 +122,7 @@ void tail_scores_of(const Job &job, Place at, int64_t begin, int64_t end, double
                     V v = fetch<tile>(x + i * x_step + j, k, count) - centre;
                     V up = fetch<tile>(dy + i * dy_step + j, k, count);
                     if (Relu) {
-                        up = fetch<tile>(y + i * y_step + j, k, count) > 0.0f ? up : V{};
+                        up = fetch<tile>(y + i * y_step + j, k, count) <= 0.0f ? V{} : up;
                         put_back<tile>(dz + i * dz_step + j, k, count, up);
                     }
                     c[k] += v * along;

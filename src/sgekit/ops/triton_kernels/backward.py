@@ -1,0 +1,271 @@
+"""Kernels that take gradients; `sgekit.ops.derivatives` states what they compute.
+
+A group that the cache next to a program holds takes one of them, `whole`, which goes over it
+twice. The others take `sums`, `finish` and `apply`, each on many chunks at a time. So does every
+group behind a batch norm, whose gradient depends on sums over the batch.
+"""
+
+import triton
+import triton.language as tl
+
+from sgekit.ops.triton_kernels.tiles import (
+    affine,
+    arrives,
+    centred,
+    channels_of,
+    gate,
+    groups_of,
+    in_two,
+    likeness,
+    offsets,
+    program,
+    read,
+    slopes,
+    start,
+    within,
+)
+
+
+@triton.jit
+def whole(
+    dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d, n, blocks, chunks,
+    eps, LAST: tl.constexpr, WIDE: tl.constexpr,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """dx, dz where there is a y, and the parameters' gradients of each sample."""
+    sample, block, _ = program(blocks, 1, LAST)
+    at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
+    channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
+    group, there = groups_of(block, groups, GROUPS)
+    row = sample.to(tl.int64) * groups * d + channel
+    to = sample.to(tl.int64) * groups + group
+    descriptor = tl.load(g + row, mask=present, other=0.0)
+    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
+    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
+    spread = tl.load(std + to, mask=there, other=0.0)
+    middle = tl.load(mean + to, mask=there, other=0.0)
+
+    of_bias = tl.zeros([GROUPS, POSITIONS], tl.float32)
+    of_weight = tl.zeros([GROUPS, POSITIONS], tl.float32)
+    da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+    t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+    for chunk in range(chunks):
+        inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+        base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+        xs = read(x + base, at, inside)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
+        if y is not None:
+            source = arrives(dy + base, y + base, at, inside)
+        else:
+            source = read(dy + base, at, inside)
+        da = tl.sum(source * xs, 1) * s * (1 - s)
+        of_bias += da
+        of_weight += da * t
+        da_rest += tl.sum(rest * da[:, None, :], 2)
+        t_rest += tl.sum(rest * t[:, None, :], 2)
+    sum_da = tl.sum(of_bias, 1)
+    sum_da_t = tl.sum(of_weight, 1)
+    tl.store(dbias + to, sum_da, mask=there)
+    tl.store(dweight + to, sum_da_t, mask=there)
+    kappa, slope = slopes(sum_da_t, w, spread, n, eps)
+    of_mean = sum_da / n
+    # The sum of `rest` over positions is 0, so that the mean of da takes no part.
+    h = slope[:, None] * (da_rest - kappa[:, None] * t_rest) / n
+
+    for chunk in range(chunks):
+        inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+        base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+        xs = read(x + base, at, inside)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
+        if y is not None:
+            source = arrives(dy + base, y + base, at, inside)
+            tl.store(dz + base + at, source.to(dz.dtype.element_ty), mask=inside)
+        else:
+            source = read(dy + base, at, inside)
+        da = tl.sum(source * xs, 1) * s * (1 - s)
+        dc = slope[:, None] * ((da - of_mean[:, None]) - kappa[:, None] * t)
+        out = source * s[:, None, :] + dc[:, None, :] * descriptor[:, :, None] + h[:, :, None]
+        tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sums(
+    dy, x, y, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
+    dz, of_groups, of_channels, samples, groups, d, n, blocks, chunks, eps,
+    LAST: tl.constexpr, WIDE: tl.constexpr,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """dz where there is a y, and for each chunk what `finish` adds up.
+
+    `of_groups` (2, chunks, B, G): the sums of da and of da * t. `of_channels` (2 or, with a
+    norm, 4, chunks, B, C): those of da * r, t * r, dz * s and dz * s * r, with r = x less its
+    sample's mean.
+    """
+    sample, block, chunk = program(blocks, chunks, LAST)
+    at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
+    inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+    base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+    channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
+    group, there = groups_of(block, groups, GROUPS)
+    row = sample.to(tl.int64) * groups * d + channel
+    to = sample.to(tl.int64) * groups + group
+    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
+    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
+    spread = tl.load(std + to, mask=there, other=0.0)
+    middle = tl.load(mean + to, mask=there, other=0.0)
+
+    if y is not None:
+        source = arrives(dy + base, y + base, at, inside)
+        tl.store(dz + base + at, source.to(dz.dtype.element_ty), mask=inside)
+    else:
+        source = read(dy + base, at, inside)
+    xs = read(x + base, at, inside)
+    if means is not None:
+        wide = tl.load(means + row, mask=present, other=0.0)
+        high, low = in_two(wide)
+        scale, descriptor, _ = affine(
+            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
+        )
+        rest = centred(xs, high, low, inside)
+        c = likeness(rest, scale * descriptor)
+        z = rest * scale[:, :, None] + descriptor[:, :, None]
+    else:
+        descriptor = tl.load(g + row, mask=present, other=0.0)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        c = likeness(rest, descriptor)
+        z = xs
+    t, s = gate(c, middle, spread, w, b, eps)
+    da = tl.sum(source * z, 1) * s * (1 - s)
+
+    part = (chunk * samples + sample).to(tl.int64)
+    plane = tl.cast(chunks, tl.int64) * samples * groups
+    to = part * groups + group
+    tl.store(of_groups + to, tl.sum(da, 1), mask=there)
+    tl.store(of_groups + plane + to, tl.sum(da * t, 1), mask=there)
+    plane *= d
+    row = part * groups * d + channel
+    tl.store(of_channels + row, tl.sum(rest * da[:, None, :], 2), mask=present)
+    tl.store(of_channels + plane + row, tl.sum(rest * t[:, None, :], 2), mask=present)
+    if means is not None:
+        through = source * s[:, None, :]
+        tl.store(of_channels + 2 * plane + row, tl.sum(through, 2), mask=present)
+        tl.store(of_channels + 3 * plane + row, tl.sum(through * rest, 2), mask=present)
+
+
+@triton.jit
+def finish(
+    of_groups, of_channels, weight, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
+    dweight, dbias, h, of_norm, samples, groups, d, n, blocks, chunks, eps,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The parameters' gradients of each sample, and h, what every position of a channel gets.
+
+    With a norm also `of_norm` (2, B, C): each sample's part of the gradients of its bias and,
+    but for its 1 / deviation, of its weight.
+    """
+    sample, block, _ = program(blocks, 1, False)
+    channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
+    group, there = groups_of(block, groups, GROUPS)
+    plane = tl.cast(chunks, tl.int64) * samples * groups
+    of_bias = tl.zeros([GROUPS], tl.float32)
+    of_weight = tl.zeros([GROUPS], tl.float32)
+    da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+    t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+    through = tl.zeros([GROUPS, DEPTH], tl.float32)
+    through_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+    for chunk in range(chunks):
+        part = (chunk * samples + sample).to(tl.int64) * groups
+        to = part + group
+        of_bias += tl.load(of_groups + to, mask=there, other=0.0)
+        of_weight += tl.load(of_groups + plane + to, mask=there, other=0.0)
+        row = part * d + channel
+        da_rest += tl.load(of_channels + row, mask=present, other=0.0)
+        t_rest += tl.load(of_channels + plane * d + row, mask=present, other=0.0)
+        if means is not None:
+            through += tl.load(of_channels + 2 * plane * d + row, mask=present, other=0.0)
+            through_rest += tl.load(of_channels + 3 * plane * d + row, mask=present, other=0.0)
+    to = sample.to(tl.int64) * groups + group
+    tl.store(dbias + to, of_bias, mask=there)
+    tl.store(dweight + to, of_weight, mask=there)
+    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
+    spread = tl.load(std + to, mask=there, other=0.0)
+    kappa, slope = slopes(of_weight, w, spread, n, eps)
+    # The sum over positions of dc * r; the sum of r is 0.
+    q = slope[:, None] * (da_rest - kappa[:, None] * t_rest)
+    row = sample.to(tl.int64) * groups * d + channel
+    if means is not None:
+        wide = tl.load(means + row, mask=present, other=0.0)
+        scale, descriptor, away = affine(
+            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
+        )
+        shift = scale * q
+        tl.store(h + row, shift / n, mask=present)
+        through += shift
+        tl.store(of_norm + row, through, mask=present)
+        through_rest += descriptor * q + away * through
+        tl.store(of_norm + tl.cast(samples, tl.int64) * groups * d + row, through_rest,
+                 mask=present)  # fmt: skip
+    else:
+        tl.store(h + row, q / n, mask=present)
+
+
+@triton.jit
+def apply(
+    dz, x, weight, bias, g, mean, std, dweight, dbias, h, means, norm_mean, norm_invstd,
+    norm_weight, norm_bias, dnorm_weight, dnorm_bias, dx, groups, d, n, blocks, chunks, count,
+    eps, LAST: tl.constexpr, WIDE: tl.constexpr,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """dx from dz, x and what `finish` left.
+
+    `dnorm_weight` and `dnorm_bias`, where given, are the norm's gradients over the batch, whose
+    `count` numbers a channel its statistics were taken from.
+    """
+    sample, block, chunk = program(blocks, chunks, LAST)
+    at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
+    inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+    base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+    channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
+    group, there = groups_of(block, groups, GROUPS)
+    row = sample.to(tl.int64) * groups * d + channel
+    to = sample.to(tl.int64) * groups + group
+    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
+    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
+    spread = tl.load(std + to, mask=there, other=0.0)
+    middle = tl.load(mean + to, mask=there, other=0.0)
+    of_weight = tl.load(dweight + to, mask=there, other=0.0)
+    of_mean = tl.load(dbias + to, mask=there, other=0.0) / n
+    shift = tl.load(h + row, mask=present, other=0.0)
+
+    source = read(dz + base, at, inside)
+    xs = read(x + base, at, inside)
+    if means is not None:
+        wide = tl.load(means + row, mask=present, other=0.0)
+        high, low = in_two(wide)
+        scale, descriptor, away = affine(
+            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
+        )
+        rest = centred(xs, high, low, inside)
+        c = likeness(rest, scale * descriptor)
+        z = rest * scale[:, :, None] + descriptor[:, :, None]
+    else:
+        descriptor = tl.load(g + row, mask=present, other=0.0)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        c = likeness(rest, descriptor)
+        z = xs
+    t, s = gate(c, middle, spread, w, b, eps)
+    da = tl.sum(source * z, 1) * s * (1 - s)
+    kappa, slope = slopes(of_weight, w, spread, n, eps)
+    dc = slope[:, None] * ((da - of_mean[:, None]) - kappa[:, None] * t)
+    out = source * s[:, None, :] + dc[:, None, :] * descriptor[:, :, None] + shift[:, :, None]
+    if means is not None:
+        if dnorm_bias is not None:
+            invstd = tl.load(norm_invstd + channel, mask=present, other=0.0).to(tl.float32)
+            of_norm = tl.load(dnorm_weight + channel, mask=present, other=0.0) * invstd / count
+            offset = tl.load(dnorm_bias + channel, mask=present, other=0.0) / count
+            offset += of_norm * away
+            out -= offset[:, :, None] + of_norm[:, :, None] * rest
+        out *= scale[:, :, None]
+    tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)

@@ -1,0 +1,170 @@
+"""What the kernels share: where a tile lies, and the equations on a tile.
+
+A tile has the axes group, channel of the group, position. `groups`, `d` and `n` are a map's;
+GROUPS, DEPTH and POSITIONS, powers of two, are the tile's. What a tile has beyond its map is
+masked and counts as 0.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def program(blocks, chunks, LAST: tl.constexpr):
+    """Sample, block of groups and chunk of positions of this program.
+
+    Neighbours in memory are neighbours in time.
+    """
+    pid = tl.program_id(0)
+    if LAST:
+        return pid // (blocks * chunks), pid % blocks, pid // blocks % chunks
+    return pid // (blocks * chunks), pid // chunks % blocks, pid % chunks
+
+
+@triton.jit
+def offsets(
+    groups, d, n, LAST: tl.constexpr, WIDE: tl.constexpr,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Where the numbers of a tile lie from its first; WIDE where 32 bits don't hold that."""
+    channel = tl.arange(0, GROUPS)[:, None, None] * d + tl.arange(0, DEPTH)[None, :, None]
+    position = tl.arange(0, POSITIONS)[None, None, :]
+    if LAST:
+        if WIDE:
+            position = position.to(tl.int64)
+        return position * (groups * d) + channel
+    if WIDE:
+        channel = channel.to(tl.int64)
+    return channel * n + position
+
+
+@triton.jit
+def start(
+    sample, block, chunk, groups, d, n, LAST: tl.constexpr,
+    GROUPS: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Where a tile lies from the first number of all."""
+    first = sample.to(tl.int64) * groups * d * n
+    channel = tl.cast(block, tl.int64) * GROUPS * d
+    position = tl.cast(chunk, tl.int64) * POSITIONS
+    if LAST:
+        return first + position * groups * d + channel
+    return first + channel * n + position
+
+
+@triton.jit
+def within(
+    block, chunk, groups, d, n,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Which numbers of a tile its map has."""
+    group = block * GROUPS + tl.arange(0, GROUPS)[:, None, None]
+    row = tl.arange(0, DEPTH)[None, :, None]
+    position = chunk * POSITIONS + tl.arange(0, POSITIONS)[None, None, :]
+    return (group < groups) & (row < d) & (position < n)
+
+
+@triton.jit
+def read(pointer, at, inside):
+    """A tile in float32."""
+    return tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def positions_of(chunk, n, POSITIONS: tl.constexpr):
+    """Which positions the map has, [1, POSITIONS], and how many of them."""
+    first = chunk * POSITIONS
+    return (first + tl.arange(0, POSITIONS) < n)[None, :], tl.minimum(n - first, POSITIONS)
+
+
+@triton.jit
+def groups_of(block, groups, GROUPS: tl.constexpr):
+    """The block's groups and which of them there are."""
+    group = block * GROUPS + tl.arange(0, GROUPS)
+    return group, group < groups
+
+
+@triton.jit
+def channels_of(block, groups, d, GROUPS: tl.constexpr, DEPTH: tl.constexpr):
+    """The channels of the block's groups, [GROUPS, DEPTH], and which of them there are."""
+    group = block * GROUPS + tl.arange(0, GROUPS)[:, None]
+    row = tl.arange(0, DEPTH)[None, :]
+    return group * d + row, (group < groups) & (row < d)
+
+
+@triton.jit
+def snapped(mean, x, channel, present, sample, groups, d, n, LAST: tl.constexpr):
+    """On a constant map exactly its value, which the rounded mean of it is not."""
+    base = sample.to(tl.int64) * groups * d * n
+    if LAST:
+        first = base + channel
+        last = first + tl.cast(n - 1, tl.int64) * groups * d
+    else:
+        first = base + channel.to(tl.int64) * n
+        last = first + (n - 1)
+    one = read(x, first, present)
+    other = read(x, last, present)
+    near = tl.abs(one - mean) <= 9.6e-7 * tl.abs(one)  # 8 units of the last place
+    return tl.where(near & (one == other), one, mean)
+
+
+@triton.jit
+def in_two(wide):
+    """A float64 as the sum of two float32."""
+    high = wide.to(tl.float32)
+    return high, (wide - high.to(tl.float64)).to(tl.float32)
+
+
+@triton.jit
+def affine(norm_mean, norm_invstd, norm_weight, norm_bias, means, channel, present):
+    """What the norm does to a channel: its scale, the mean that it gives z in this sample, and
+    how far the sample's mean is from the norm's.
+
+    `means` are those of x in this sample. They and the norm's are float64: what float32 rounds
+    off a mean is more than it rounds off z where the mean is a thousand deviations.
+    """
+    scale = tl.load(norm_invstd + channel, mask=present, other=0.0)
+    if norm_weight is not None:
+        scale *= tl.load(norm_weight + channel, mask=present, other=0.0).to(tl.float64)
+    away = means - tl.load(norm_mean + channel, mask=present, other=0.0)
+    g = scale * away  # which may all but cancel the bias
+    if norm_bias is not None:
+        g += tl.load(norm_bias + channel, mask=present, other=0.0).to(tl.float64)
+    return scale.to(tl.float32), g.to(tl.float32), away.to(tl.float32)
+
+
+@triton.jit
+def centred(xs, high, low, inside):
+    """x less its sample's mean, which comes in two parts."""
+    return tl.where(inside, (xs - high[:, :, None]) - low[:, :, None], 0.0)
+
+
+@triton.jit
+def likeness(rest, g):
+    """Equation 2, [GROUPS, POSITIONS]: how much each position resembles the group's mean."""
+    return tl.sum(rest * g[:, :, None], 1)
+
+
+@triton.jit
+def gate(c, mean, std, weight, bias, eps):
+    """Equations 3 and 4: the normalised likeness and its gate."""
+    t = (c - mean[:, None]) / (std + eps)[:, None]
+    return t, tl.sigmoid(weight[:, None] * t + bias[:, None])
+
+
+@triton.jit
+def arrives(dy, y, at, inside):
+    """What arrives before the ReLU, or dy itself where there is no y."""
+    dz = read(dy, at, inside)
+    if y is not None:
+        dz = tl.where(tl.load(y + at, mask=inside, other=0.0) <= 0, 0.0, dz)
+    return dz
+
+
+@triton.jit
+def slopes(dweight, weight, std, n, eps):
+    """kappa and weight / D, as `sgekit.ops.derivatives` has them."""
+    deviation = std + eps
+    some = std > 0
+    kappa = dweight * deviation / (tl.maximum(n - 1, 1) * tl.where(some, std, 1.0))
+    return tl.where(some, kappa, 0.0), weight / deviation
