@@ -6,11 +6,11 @@ for compute capability 8.0 to 10.0 (tests/ops/test_triton_compiled.py). No GPU h
 
 from typing import NamedTuple
 
-TILE = 4096
+TILE = 2048
 """Numbers of a tile, where a group has so many."""
 GATHERED = 1024
 """Numbers that small groups are gathered to."""
-THREAD = 16
+THREAD = 8
 """Numbers a thread has."""
 DEEPEST = 4096
 """Channels of a group, at most: a tile holds all of them."""

@@ -122,7 +122,7 @@ def enhance(
 
     if means is not None:
         high, low = in_two(wide)
-        scale, descriptor, _ = affine(
+        scale, descriptor, away = affine(
             norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
         )
     else:
@@ -142,9 +142,9 @@ def enhance(
             linear += c
             square += c * c
         middle = tl.sum(linear, 1) / n
-        rest = tl.maximum(tl.sum(square, 1) - middle * middle * n, 0.0,
-                          propagate_nan=tl.PropagateNan.ALL)  # fmt: skip
-        spread = tl.sqrt_rn(rest / tl.maximum(n - 1, 1))
+        variance = tl.maximum(tl.sum(square, 1) - middle * middle * n, 0.0,
+                              propagate_nan=tl.PropagateNan.ALL)  # fmt: skip
+        spread = tl.sqrt_rn(variance / tl.maximum(n - 1, 1))
         tl.store(mean + to, middle, mask=there)
         tl.store(std + to, spread, mask=there)
     else:
@@ -159,7 +159,7 @@ def enhance(
         base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
         xs = read(x + base, at, inside)
         rest = centred(xs, high, low, inside)
-        _, s = gate(likeness(rest, likened), middle, spread, w, b, eps)
+        t, s = gate(likeness(rest, likened), middle, spread, w, b, eps)
         if means is not None:
             out = (rest * scale[:, :, None] + descriptor[:, :, None]) * s[:, None, :]
         else:

@@ -1,0 +1,48 @@
+"""The GPU kernels compile for GPUs, and every tile of the table fits into a processor."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ops.triton_ahead", str(capability), amount],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+def fits(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert row["stack"] == 0, f"spills: {row}"
+        assert row["registers"] * 32 * row["warps"] <= 65536, f"does not fit at all: {row}"
+        assert row["shared"] <= 16384, row
+    # Two programs on a processor at a time, so that one reads while the other computes.
+    twice = [row["registers"] * 32 * row["warps"] <= 32768 for row in rows]
+    assert sum(twice) >= 0.6 * len(rows)
+
+
+def test_kernels_fit() -> None:
+    rows = compile_for(90, "quick")
+    assert len(rows) >= 20
+    fits(rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_the_whole_table_fits(capability: int) -> None:
+    fits(compile_for(capability, "all"))
