@@ -1,6 +1,6 @@
 """The public operation: validate, choose an implementation, call it."""
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -88,9 +88,12 @@ def spatial_group_enhance(
     )
     arguments = (x, weight, bias, residual, eps, channel_dim, activation)
     compiled = compiled_for(call, needs_grad) if impl == "auto" and normalize and unbiased else None
+    if compiled == "triton":
+        from sgekit.ops import triton_graph
+
+        return cast(Tensor, triton_graph.enhance(*arguments)[0])
     if compiled is not None:
-        run: Any = Enhance.apply if needs_grad else library.enhance
-        return cast(Tensor, run(*arguments, compiled)[0])
+        return cast(Tensor, library.enhance(*arguments, compiled)[0])
     chosen = _choose(call, impl, normalize)
     if not normalize or (chosen == library.REFERENCE and traced()):
         return reference.enhance(*arguments, normalize, unbiased)

@@ -9,6 +9,7 @@ tensors too, slowly, so that anyone can check them.
 import contextlib
 import functools
 import importlib.util
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -81,44 +82,41 @@ class Maps(NamedTuple):
     @classmethod
     def of(cls, x: Tensor, channel_dim: int) -> "Maps":
         """As x lies; where that is in neither way, as `(B, C, n)`."""
-        flat = x.movedim(channel_dim, 1).flatten(2)
-        last = not flat.is_contiguous() and flat.mT.is_contiguous()
-        samples, channels, n = flat.shape
-        return cls(samples, channels, n, channel_dim % x.dim(), last)
+        moved = x.movedim(channel_dim, 1)
+        last = not moved.is_contiguous() and moved.movedim(1, -1).is_contiguous()
+        samples, channels, *spatial = moved.shape
+        return cls(samples, channels, math.prod(spatial), channel_dim % x.dim(), last)
+
+    def _ordered(self, x: Tensor) -> Tensor:
+        """x with its axes in the order in which the kernels go over memory."""
+        moved = x.movedim(self.axis, 1)
+        return moved.movedim(1, -1) if self.last else moved
+
+    def _flat(self, ordered: Tensor) -> Tensor:
+        return ordered.flatten(1, -2) if self.last else ordered.flatten(2)
 
     def readable(self, x: Tensor) -> Tensor:
         """x as `(B, C, n)` or `(B, n, C)`, a copy where it lies in another way."""
-        flat = x.movedim(self.axis, 1).flatten(2)
-        return (flat.mT if self.last else flat).contiguous()
+        return self._flat(self._ordered(x).contiguous())
 
-    def empty_like(self, x: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """A tensor that lies in memory as x does, and the map that the kernels write for it.
+    def writable(self, y: Tensor) -> Tensor:
+        """The map that the kernels write for y: y itself, or what `settle` copies into it."""
+        ordered = self._ordered(y)
+        if ordered.is_contiguous():
+            return self._flat(ordered)
+        return self._flat(torch.empty(ordered.shape, dtype=y.dtype, device=y.device))
 
-        Where they are not one memory `settle` copies.
-        """
-        return self.writable(torch.empty_like(x, dtype=dtype))
-
-    def writable(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for a tensor that there is."""
-        flat = y.movedim(self.axis, 1)
-        flat = flat.movedim(1, -1).flatten(1, -2) if self.last else flat.flatten(2)
-        if flat.is_contiguous() and flat.data_ptr() == y.data_ptr():
-            return y, flat
-        sizes = (self.samples, *((self.n, self.channels) if self.last else (self.channels, self.n)))
-        return y, torch.empty(sizes, dtype=y.dtype, device=y.device)
+    def settle(self, y: Tensor, written: Tensor) -> Tensor:
+        """y with what the kernels wrote."""
+        ordered = self._ordered(y)
+        if not ordered.is_contiguous():
+            ordered.copy_(written.view(ordered.shape))
+        return y
 
     def lies(self, tile: Tile) -> dict[str, Any]:
         """What every kernel on tiles of these maps is compiled for."""
         wide = tile.wide(self.channels, self.n, self.last)
         return {"LAST": self.last, "WIDE": wide, "POSITIONS": tile.positions}
-
-    def settle(self, y: Tensor, written: Tensor) -> Tensor:
-        """y with what the kernels wrote."""
-        if written.data_ptr() != y.data_ptr():
-            flat = written.mT if self.last else written
-            moved = y.movedim(self.axis, 1)
-            moved.copy_(flat.reshape(moved.shape))
-        return y
 
 
 def launch(
@@ -127,6 +125,8 @@ def launch(
     """Run a kernel, on the device of its tensors, with a program for each block of groups of
     each sample, so many times."""
     grid = (maps.samples * tile.blocks(groups) * programs,)
+    if not interpreted():
+        kernel = torch.library.wrap_triton(kernel)  # itself, but for in a graph
     with _on(args[0].device):
         kernel[grid](*args, **meta, GROUPS=tile.groups, DEPTH=tile.depth, num_warps=tile.warps)
 
@@ -167,7 +167,7 @@ def forward_into(
     maps = Maps.of(x, channel_dim)
     xs = maps.readable(x)
     kept = None if residual is None else maps.readable(residual)
-    y, written = maps.writable(y)
+    written = maps.writable(y)
     tile = configuration.tile(groups, d, maps.n, maps.last)
     chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
     if not whole:
@@ -193,11 +193,13 @@ def backward(
     groups = weight.shape[0]
     d = x.shape[channel_dim] // groups
     maps = Maps.of(x, channel_dim)
-    dx, dx_written = maps.empty_like(x)
+    dx = torch.empty_like(x)
+    dx_written = maps.writable(dx)
     dweight, dbias = torch.empty_like(mean), torch.empty_like(mean)
     dz = dz_written = dy.new_empty(0)
     if y is not None:
-        dz, dz_written = maps.empty_like(y, dy.dtype)
+        dz = torch.empty_like(y, dtype=dy.dtype)
+        dz_written = maps.writable(dz)
     if x.numel() == 0:
         return dx, dz, dweight.zero_(), dbias.zero_()
     after = None if y is None else maps.readable(y)

@@ -48,7 +48,7 @@ def forward(
     maps = Maps.of(x, channel_dim)
     xs = maps.readable(x)
     kept = None if residual is None else maps.readable(residual)
-    y, written = maps.writable(y)
+    written = maps.writable(y)
     norm = _norm(norm_mean, norm_invstd, norm_weight, norm_bias)
     tile = configuration.tile(groups, d, maps.n, maps.last)
     chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
@@ -72,11 +72,13 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `cpu_tail.backward`."""
     maps = Maps.of(x, channel_dim)
-    dx, dx_written = maps.empty_like(x)
+    dx = torch.empty_like(x)
+    dx_written = maps.writable(dx)
     dweight, dbias = torch.empty_like(mean), torch.empty_like(mean)
     dz = dz_written = dy.new_empty(0)
     if y is not None:
-        dz, dz_written = maps.empty_like(y)
+        dz = torch.empty_like(y)
+        dz_written = maps.writable(dz)
     if x.numel() == 0:
         none = x.new_zeros((maps.channels,), dtype=torch.float32)
         return dx, dz, none, none.clone(), dweight.zero_(), dbias.zero_()

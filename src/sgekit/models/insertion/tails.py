@@ -32,9 +32,10 @@ class FusedTail(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_dynamo_compiling():
+        compiling = torch.compiler.is_dynamo_compiling()
+        if compiling and not fusible(x, x):
             return self._compiled(x)
-        layer = None if traced() else attention(self)
+        layer = None if traced() and not compiling else attention(self)
         if layer is None or not _plain(self, layer) or not fusible(x, x) or x.dim() != 4:
             out: Tensor = super().forward(x)
             return out
@@ -58,7 +59,7 @@ class FusedTail(nn.Module):
         )  # fmt: skip
 
     def _compiled(self, x: Tensor) -> Tensor:
-        """In a compiled graph: gate, sum and ReLU are one operation where nothing is learnt."""
+        """On a CPU: gate, sum and ReLU are one operation where nothing is learnt."""
         layer = attention(self)
         if layer is None or torch.is_grad_enabled() or not _plain(self, layer):
             plain: Tensor = super().forward(x)
