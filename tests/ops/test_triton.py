@@ -54,9 +54,9 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cut:
 def run(
     x: Tensor, weight: Tensor, bias: Tensor, dy: Tensor, residual: Tensor | None, relu: bool
 ) -> dict[str, Tensor]:
-    y, *saved = triton.forward(x, weight, bias, residual, 1e-5, 1, "relu" if relu else None)
+    y, g, mean, std = triton.forward(x, weight, bias, residual, 1e-5, 1, "relu" if relu else None)
     dx, dz, dweight, dbias = triton.backward(
-        dy, x, weight, bias, *saved, y if relu else None, 1e-5, 1
+        dy, x, weight, bias, g, mean, std, y if relu else None, 1e-5, 1
     )
     assert y.stride() == dx.stride() == x.stride()
     out = {"y": y, "x": dx, "weight": dweight.sum(0), "bias": dbias.sum(0)}
@@ -161,8 +161,8 @@ def test_empty() -> None:
     weight, bias = torch.ones(2), torch.ones(2)
     for shape in ((0, 4, 3, 3), (2, 4, 0, 3)):
         x = torch.empty(shape)
-        y, *saved = triton.forward(x, weight, bias, None, 1e-5, 1, None)
-        dx, _, dweight, _ = triton.backward(y, x, weight, bias, *saved, None, 1e-5, 1)
+        y, g, mean, std = triton.forward(x, weight, bias, None, 1e-5, 1, None)
+        dx, _, dweight, _ = triton.backward(y, x, weight, bias, g, mean, std, None, 1e-5, 1)
         assert y.shape == dx.shape == shape
         assert dweight.eq(0).all()
 
@@ -176,6 +176,24 @@ def test_through_the_public_function() -> None:
         y = spatial_group_enhance(x, weight, bias, 1e-5, -1, residual, "relu", impl)
         results.append((y, *torch.autograd.grad(y.square().sum(), (x, weight, bias, residual))))
     torch.testing.assert_close(*results)
+
+
+def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    assert triton.trial(device) is None
+    real = triton.backward
+
+    def wrong(*args: Any) -> Any:
+        dx, *rest = real(*args)
+        return dx * 1.01, *rest
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("PassManager::run failed\nand much more")
+
+    monkeypatch.setattr(triton, "backward", wrong)
+    assert triton.trial(device) == "wrong numbers in dx"
+    monkeypatch.setattr(triton, "backward", broken)
+    assert triton.trial(device) == "RuntimeError: PassManager::run failed"
 
 
 def test_what_it_cannot_take() -> None:

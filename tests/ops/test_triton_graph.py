@@ -120,8 +120,8 @@ def test_a_compiled_block_takes_the_tail(monkeypatch: pytest.MonkeyPatch, traini
     torch.testing.assert_close(*results)
     for (name, ours), theirs in zip(net.named_parameters(), eager.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-    for (name, ours), theirs in zip(net.named_buffers(), eager.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
+    for (name, own), other in zip(net.named_buffers(), eager.buffers(), strict=True):
+        assert torch.equal(own, other), name
     inference: Any = torch.compile(net, fullgraph=True, backend=keep)
     with torch.no_grad():
         torch.testing.assert_close(inference(x), eager(x))

@@ -106,6 +106,7 @@ def test_a_block_trains_with_them(layout: str, monkeypatch: pytest.MonkeyPatch) 
     block: Any = BasicBlock(16, 16)
     block.se = SpatialGroupEnhance(16, groups=4)
     nn.init.normal_(block.se.weight)
+    norm: Any = block.bn2
     net = nn.Sequential(block)
     set_tails(net)
     x = lay_out(torch.randn(3, 16, 6, 6), layout)
@@ -114,12 +115,12 @@ def test_a_block_trains_with_them(layout: str, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr("sgekit.ops.tail.IMPLEMENTATIONS", order)
         assert isinstance(block, FusedTail)
         net.zero_grad()
-        block.bn2.reset_running_stats()
+        norm.reset_running_stats()
         y = net(x)
         y.square().sum().backward()
         grads = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-        results.append((y.detach(), grads, block.bn2.running_mean.clone(),
-                        block.bn2.running_var.clone()))  # fmt: skip
+        results.append((y.detach(), grads, norm.running_mean.clone(),
+                        norm.running_var.clone()))  # fmt: skip
         assert any(name.startswith("_Tail") for name in names(y)) == bool(order)
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
     assert list(tail_library.IMPLEMENTATIONS) == ["cpu", "triton"]

@@ -11,11 +11,13 @@ import functools
 import importlib.util
 import math
 import os
+import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from sgekit.ops import eager
 from sgekit.ops.library import Call
 from sgekit.ops.reference import output_dtype
 from sgekit.ops.triton_kernels import configuration
@@ -41,18 +43,51 @@ def can_run(call: Call) -> str | None:
     depth = call.shape[call.channel_dim] // max(call.groups, 1)
     if depth > configuration.DEEPEST:
         return f"groups have more than {configuration.DEEPEST:,} channels"
-    if kind == "cuda":
-        return _too_old(call.device.index)
+    if kind == "cuda" and torch.cuda.is_available():  # tensors without memory can be traced
+        index = call.device.index
+        return _unfit(torch.cuda.current_device() if index is None else index)
     return None
 
 
 @functools.cache
-def _too_old(index: int | None) -> str | None:
-    if not torch.cuda.is_available() or torch.version.hip is not None:
-        return None  # tensors without a device behind them can be traced
+def _unfit(index: int) -> str | None:
+    """Why this GPU can't, found out once for each."""
     major, minor = torch.cuda.get_device_capability(index)
-    if major < 8:
+    if torch.version.hip is None and major < 8:
         return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
+    failure = trial(torch.device("cuda", index))
+    if failure is None:
+        return None
+    reason = f"a trial of the kernels on this GPU failed: {failure}"
+    warnings.warn(
+        f"{reason}; sgekit takes plain PyTorch operations, which are slower", stacklevel=2
+    )
+    return reason
+
+
+def trial(device: torch.device) -> str | None:
+    """Compare small results with those of plain PyTorch; None, or what went wrong.
+
+    The kernels have met few GPUs so far. What a compiler or driver makes of them elsewhere must
+    not end a user's training.
+    """
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        made = torch.Generator().manual_seed(0)
+        x, dy = (torch.randn(2, 32, 9, 7, generator=made).to(device) for _ in range(2))
+        weight, bias = (torch.randn(4, generator=made).to(device) for _ in range(2))
+        given = weight, bias, x, 1e-5, 1, "relu"
+        plain = eager.forward(x, *given)
+        wanted = *plain, *eager.backward(dy, x, weight, bias, *plain[1:], plain[0], 1e-5, 1)
+        try:
+            y, g, mean, std = forward(x, *given)
+            back = backward(dy, x, weight, bias, g, mean, std, plain[0], 1e-5, 1)
+        except Exception as error:  # whatever a compiler, its absence or a driver may raise
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        names = ("y", "g", "mean", "std", "dx", "dz", "dweight", "dbias")
+        found = y, g, mean, std, *back
+        for name, ours, theirs in zip(names, found, wanted, strict=True):
+            if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
+                return f"wrong numbers in {name}"
     return None
 
 
