@@ -27,7 +27,7 @@ def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
 
 def fits(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert row["stack"] == 0, f"spills: {row}"
+        assert row["stack"] <= 8, f"spills: {row}"
         assert row["registers"] * 32 * row["warps"] <= 65536, f"does not fit at all: {row}"
         assert row["shared"] <= 16384, row
     # Two programs on a processor at a time, so that one reads while the other computes.
