@@ -37,7 +37,7 @@ def fits(rows: list[dict[str, Any]]) -> None:
 
 def test_kernels_fit() -> None:
     rows = compile_for(90, "quick")
-    assert len(rows) >= 20
+    assert len(rows) >= 12
     fits(rows)
 
 

@@ -126,13 +126,16 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
 
 def main(capability: int, amount: str) -> None:
     quick = amount == "quick"
-    rows = []
+    rows, done = [], set()
     for (channels, n), last, (dtype, itemsize) in itertools.product(
         (SHAPES[2], SHAPES[4]) if quick else SHAPES,
         (True,) if quick else (False, True),
         (("bf16", 2),) if quick else (("bf16", 2), ("fp16", 2), ("fp32", 4)),
     ):
         for case in cases(channels, n, last, itemsize):
+            if quick and (case.name in done or " " not in case.name and n > 200):
+                continue
+            done.add(case.name)
             row = {"channels": channels, "positions": n, "last": last, "type": dtype}
             rows.append(row | compiled(case, dtype, capability))
     print(json.dumps(rows))

@@ -40,11 +40,12 @@ def is_detectors(path: str) -> bool:
 
 def train(options: argparse.Namespace) -> int:
     """Train one detector."""
+    recipe = shared.detection_recipe_from(options)
     data = shared.open_boxes_from(options)
     settings = RunSettings(
         model=shared.default_model(options),
         attention=options.attention,
-        recipe=shared.detection_recipe_from(options),
+        recipe=recipe,
         out=output.out_dir(options),
         seed=options.seed,
         groups=options.groups,

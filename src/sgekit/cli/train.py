@@ -50,11 +50,12 @@ def execute(options: argparse.Namespace) -> int:
         from sgekit.cli import detection
 
         return detection.train(options)
+    recipe = shared.recipe_from(options)  # its errors first: data may take long
     data = shared.open_from(options)
     settings = RunSettings(
         model=shared.default_model(options),
         attention=options.attention,
-        recipe=shared.recipe_from(options),
+        recipe=recipe,
         out=output.out_dir(options),
         seed=options.seed,
         groups=options.groups,

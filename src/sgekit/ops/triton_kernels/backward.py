@@ -11,12 +11,12 @@ import triton.language as tl
 from sgekit.ops.triton_kernels.tiles import (
     affine,
     arrives,
-    centred,
     channels_of,
+    features,
     gate,
     groups_of,
-    in_two,
     likeness,
+    numbers_of,
     offsets,
     program,
     read,
@@ -40,10 +40,7 @@ def whole(
     row = sample.to(tl.int64) * groups * d + channel
     to = sample.to(tl.int64) * groups + group
     descriptor = tl.load(g + row, mask=present, other=0.0)
-    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
-    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
-    spread = tl.load(std + to, mask=there, other=0.0)
-    middle = tl.load(mean + to, mask=there, other=0.0)
+    w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
 
     of_bias = tl.zeros([GROUPS, POSITIONS], tl.float32)
     of_weight = tl.zeros([GROUPS, POSITIONS], tl.float32)
@@ -111,10 +108,7 @@ def sums(
     group, there = groups_of(block, groups, GROUPS)
     row = sample.to(tl.int64) * groups * d + channel
     to = sample.to(tl.int64) * groups + group
-    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
-    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
-    spread = tl.load(std + to, mask=there, other=0.0)
-    middle = tl.load(mean + to, mask=there, other=0.0)
+    w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
 
     if y is not None:
         source = arrives(dy + base, y + base, at, inside)
@@ -122,20 +116,9 @@ def sums(
     else:
         source = read(dy + base, at, inside)
     xs = read(x + base, at, inside)
-    if means is not None:
-        wide = tl.load(means + row, mask=present, other=0.0)
-        high, low = in_two(wide)
-        scale, descriptor, _ = affine(
-            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
-        )
-        rest = centred(xs, high, low, inside)
-        c = likeness(rest, scale * descriptor)
-        z = rest * scale[:, :, None] + descriptor[:, :, None]
-    else:
-        descriptor = tl.load(g + row, mask=present, other=0.0)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
-        c = likeness(rest, descriptor)
-        z = xs
+    rest, c, z, scale, descriptor, away = features(
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+    )
     t, s = gate(c, middle, spread, w, b, eps)
     da = tl.sum(source * z, 1) * s * (1 - s)
 
@@ -231,30 +214,16 @@ def apply(
     group, there = groups_of(block, groups, GROUPS)
     row = sample.to(tl.int64) * groups * d + channel
     to = sample.to(tl.int64) * groups + group
-    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
-    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
-    spread = tl.load(std + to, mask=there, other=0.0)
-    middle = tl.load(mean + to, mask=there, other=0.0)
+    w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
     of_weight = tl.load(dweight + to, mask=there, other=0.0)
     of_mean = tl.load(dbias + to, mask=there, other=0.0) / n
     shift = tl.load(h + row, mask=present, other=0.0)
 
     source = read(dz + base, at, inside)
     xs = read(x + base, at, inside)
-    if means is not None:
-        wide = tl.load(means + row, mask=present, other=0.0)
-        high, low = in_two(wide)
-        scale, descriptor, away = affine(
-            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
-        )
-        rest = centred(xs, high, low, inside)
-        c = likeness(rest, scale * descriptor)
-        z = rest * scale[:, :, None] + descriptor[:, :, None]
-    else:
-        descriptor = tl.load(g + row, mask=present, other=0.0)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
-        c = likeness(rest, descriptor)
-        z = xs
+    rest, c, z, scale, descriptor, away = features(
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+    )
     t, s = gate(c, middle, spread, w, b, eps)
     da = tl.sum(source * z, 1) * s * (1 - s)
     kappa, slope = slopes(of_weight, w, spread, n, eps)

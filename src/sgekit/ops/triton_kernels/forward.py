@@ -7,6 +7,7 @@ from sgekit.ops.triton_kernels.tiles import (
     affine,
     centred,
     channels_of,
+    features,
     gate,
     groups_of,
     in_two,
@@ -56,16 +57,9 @@ def scores(
     xs = read(x + start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS), at, inside)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     row = sample.to(tl.int64) * groups * d + channel
-    if means is not None:
-        wide = tl.load(means + row, mask=present, other=0.0)
-        high, low = in_two(wide)
-        scale, descriptor, _ = affine(
-            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
-        )
-        c = likeness(centred(xs, high, low, inside), scale * descriptor)
-    else:
-        descriptor = tl.load(g + row, mask=present, other=0.0)
-        c = likeness(tl.where(inside, xs - descriptor[:, :, None], 0.0), descriptor)
+    _, c, _, _, _, _ = features(
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+    )
     valid, count = positions_of(chunk, n, POSITIONS)
     mean = tl.sum(c, 1) / count
     rest = tl.where(valid, c - mean[:, None], 0.0)

@@ -146,6 +146,43 @@ def likeness(rest, g):
 
 
 @triton.jit
+def features(
+    xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+):
+    """Of a tile: x less its sample's mean, the likeness c, and z, which the gate multiplies.
+
+    Then, of each channel, the norm's scale, the mean of z, and how far the mean of x is from
+    the norm's. Without a norm z is x, and the scale and the last mean nothing.
+    """
+    if means is not None:
+        wide = tl.load(means + row, mask=present, other=0.0)
+        high, low = in_two(wide)
+        scale, descriptor, away = affine(
+            norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
+        )
+        rest = centred(xs, high, low, inside)
+        c = likeness(rest, scale * descriptor)
+        z = rest * scale[:, :, None] + descriptor[:, :, None]
+    else:
+        descriptor = tl.load(g + row, mask=present, other=0.0)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        c = likeness(rest, descriptor)
+        z = xs
+        scale = descriptor
+        away = descriptor
+    return rest, c, z, scale, descriptor, away
+
+
+@triton.jit
+def numbers_of(weight, bias, mean, std, group, to, there):
+    """What belongs to each group: the parameters, and the likeness's mean and deviation."""
+    w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
+    b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
+    middle = tl.load(mean + to, mask=there, other=0.0)
+    return w, b, middle, tl.load(std + to, mask=there, other=0.0)
+
+
+@triton.jit
 def gate(c, mean, std, weight, bias, eps):
     """Equations 3 and 4: the normalised likeness and its gate."""
     t = (c - mean[:, None]) / (std + eps)[:, None]
