@@ -133,7 +133,7 @@ def main(capability: int, amount: str) -> None:
         (("bf16", 2),) if quick else (("bf16", 2), ("fp16", 2), ("fp32", 4)),
     ):
         for case in cases(channels, n, last, itemsize):
-            if quick and (case.name in done or " " not in case.name and n > 200):
+            if quick and (case.name in done or (" " not in case.name and n > 200)):
                 continue
             done.add(case.name)
             row = {"channels": channels, "positions": n, "last": last, "type": dtype}
