@@ -310,12 +310,15 @@ def test_parameters_are_torchvisions(name: str) -> None:
     )
 
 
+QUICK = ("faster_rcnn, resnet50", "retinanet, resnet50")
+
+
 def rows(head: str) -> list[Any]:
     text = PAGE.read_text(encoding="utf-8")
     lines = text[text.index(f"| {head} |") :].split("\n\n")[0].splitlines()[2:]
     table = [[c.strip().replace("`", "") for c in line.split("|")[1:-1]] for line in lines]
     return [
-        pytest.param(row, id=row[0], marks=pytest.mark.slow if "101" in row[0] else [])
+        pytest.param(row, id=row[0], marks=[] if row[0] in QUICK else pytest.mark.slow)
         for row in table
     ]
 

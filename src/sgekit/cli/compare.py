@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sgekit.cli import options as shared
 from sgekit.cli import output
-from sgekit.comparison.compare import compare
+from sgekit.comparison.compare import check, compare
 from sgekit.comparison.plan import Plan
 from sgekit.comparison.sweep import parse_sweep
 from sgekit.comparison.tables import terminal_table
@@ -89,6 +89,7 @@ def execute(options: argparse.Namespace) -> int:
         checkpoint=Path(options.init) if options.init else None,
         sweep=sweep,
     )
+    check(plan)
     out = output.out_dir(options) if options.out else None
     results, report = compare(
         plan,

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+import torch
 from rich.console import Console
 
 import sgekit
@@ -19,7 +20,7 @@ from sgekit.comparison.summary import summarise
 from sgekit.data import ImageData
 from sgekit.data.detection import DetectionData
 from sgekit.files import write_atomic
-from sgekit.models import describe
+from sgekit.models import build, describe
 from sgekit.training.detection_recipes import DetectionRecipe
 from sgekit.training.detection_run import DetectionResult, check_data, run_detection
 from sgekit.training.environment import environment
@@ -145,6 +146,15 @@ def _train(
         reached = f"top-1 {100 * result.top1:.1f} %"
     text = f"{settings.label}: {reached} after {result.epochs} epochs, {result.seconds:.0f} s"
     return cast(Run, result.plain()), text
+
+
+def check(plan: Plan) -> None:
+    """Raise InputError for a device or network that there is not, before data are opened."""
+    resolve_device(plan.device)
+    if plan.detector is None:
+        with torch.device("meta"):
+            for attention in plan.attention:
+                build(plan.model, attention, groups=plan.groups, num_classes=2)
 
 
 def _contender(plan: Plan, attention: str, data: ImageData | DetectionData) -> Contender:
