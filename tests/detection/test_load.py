@@ -63,7 +63,9 @@ def older(name: str) -> str:
     return re.sub(r"_head\.conv\.(\d)\.0\.", lambda found: f"_head.conv.{2 * int(found[1])}.", name)
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn", "retinanet"])
+@pytest.mark.parametrize(
+    "name", ["faster_rcnn", "mask_rcnn", pytest.param("retinanet", marks=pytest.mark.slow)]
+)
 def test_ours_are_torchvisions(name: str, tmp_path: Path) -> None:
     reference = theirs(name)
     small.randomise(reference.backbone.body)
@@ -91,7 +93,9 @@ def test_ours_are_torchvisions(name: str, tmp_path: Path) -> None:
             torch.testing.assert_close(result[key], value, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["faster_rcnn", "cascade_mask_rcnn", "retinanet"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("faster_rcnn", marks=pytest.mark.slow), "cascade_mask_rcnn", "retinanet"]
+)
 def test_another_number_of_classes(name: str, tmp_path: Path) -> None:
     before = trained(name, num_classes=5)
     file = saved(before, tmp_path / "five.pth")
@@ -167,8 +171,8 @@ def bodies(model: Any, network: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     ("name", "attention"),
     [
         (small.BACKBONE, "sge"),
-        (small.BACKBONE, "se"),
-        ("mobilenetv3_small_050", "sge"),
+        pytest.param(small.BACKBONE, "se", marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", "sge", marks=pytest.mark.slow),
         ("convnext_atto", "sge"),
     ],
 )

@@ -10,7 +10,10 @@ from sgekit.models import attention_sites, build
 from sgekit.modules import ATTENTION, SpatialGroupEnhance
 
 
-@pytest.mark.parametrize("name", ["resnet10_small", "skresnet18", "res2net50_26w_4s"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet10_small", "skresnet18", pytest.param("res2net50_26w_4s", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("attention", ["none", "se", "eca", "cbam", "sge"])
 def test_attention_is_where_the_sites_say(name: str, attention: str) -> None:
     with torch.device("meta"):

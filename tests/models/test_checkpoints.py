@@ -271,7 +271,9 @@ def test_other_residual_networks_are_told_too(name: str, words: str, tmp_path: P
     assert describe(read_weights(tmp_path / "a.pth")) == f"PyTorch weights: {words}, 1000 classes"
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "ghostnet_050"])
+@pytest.mark.parametrize(
+    "name", ["mobilenetv3_small_050", pytest.param("ghostnet_050", marks=pytest.mark.slow)]
+)
 def test_plain_weights_go_behind_inserted_layers(name: str, tmp_path: Path) -> None:
     plain = timm.create_model(name, num_classes=5).eval()
     torch.save(plain.state_dict(), tmp_path / "plain.pth")

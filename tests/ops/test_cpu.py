@@ -30,8 +30,8 @@ BEST = max((isa for isa in ISAS if runs(isa)), key=ISAS.index, default="baseline
 
 def _marks(isa: str) -> list[pytest.MarkDecorator]:
     missing = pytest.mark.skipif(not runs(isa), reason=f"no {isa} here")
-    # In the quick run the set that calls take here, and the plainest.
-    return [missing] if isa in (BEST, "baseline") else [missing, pytest.mark.slow]
+    # In the quick run the set that calls take here.
+    return [missing] if isa == BEST else [missing, pytest.mark.slow]
 
 
 every_isa = pytest.mark.parametrize("isa", [pytest.param(i, marks=_marks(i)) for i in ISAS])
