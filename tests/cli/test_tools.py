@@ -8,6 +8,7 @@ import pytest
 from tests.cli.conftest import Sgekit
 
 
+@pytest.mark.slow
 def test_models_counts_what_attention_does(sgekit: Sgekit, tmp_path: Path) -> None:
     done = sgekit("models", "resnet50", "--out", "m")
     assert "25,559,080" in done.stdout

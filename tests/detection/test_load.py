@@ -243,7 +243,13 @@ WRONG: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("there", "here", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        pytest.param(*case, id=name, marks=pytest.mark.slow if name in ("norm", "anchors") else [])
+        for name, case in WRONG.items()
+    ],
+)
 def test_a_detector_that_does_not_fit(
     there: dict[str, Any], here: dict[str, Any], message: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,11 @@ from sgekit.modules import ATTENTION, SpatialGroupEnhance
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet10_small", "skresnet18", pytest.param("res2net50_26w_4s", marks=pytest.mark.slow)],
+    [
+        "resnet10_small",
+        pytest.param("skresnet18", marks=pytest.mark.slow),
+        pytest.param("res2net50_26w_4s", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("attention", ["none", "se", "eca", "cbam", "sge"])
 def test_attention_is_where_the_sites_say(name: str, attention: str) -> None:

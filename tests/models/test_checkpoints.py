@@ -53,7 +53,13 @@ def assert_same(mine: Tensor, theirs: Tensor) -> None:
     assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-@pytest.mark.parametrize("kind", released.KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("sge", "sk") else pytest.mark.slow)
+        for kind in released.KINDS
+    ],
+)
 def test_released_files_compute_what_the_equations_say(kind: str, tmp_path: Path) -> None:
     weights = released.state(released.shapes(kind))
     file = tmp_path / "checkpoint.pth.tar"

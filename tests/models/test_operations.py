@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -78,7 +79,13 @@ def test_coordinate_attention_by_hand() -> None:
     assert counted.other == means + hidden + gates + 2 * 64 * 24
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize(
+    "attention",
+    [
+        pytest.param(name, marks=[] if name in ("sge", "se", "sk") else pytest.mark.slow)
+        for name in ATTENTION
+    ],
+)
 def test_every_attention_is_counted_whole(attention: str) -> None:
     operations = describe("resnet50", attention, image_size=64).operations
     assert operations.uncounted == ()
@@ -89,7 +96,7 @@ def test_every_attention_is_counted_whole(attention: str) -> None:
     "name",
     [
         # The deep ones have more of the same blocks.
-        pytest.param(name, marks=pytest.mark.slow if "101" in name or "152" in name else [])
+        pytest.param(name, marks=pytest.mark.slow if re.search("50|101|152", name) else [])
         for name in list_models()
     ],
 )
