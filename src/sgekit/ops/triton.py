@@ -43,19 +43,23 @@ def can_run(call: Call) -> str | None:
     depth = call.shape[call.channel_dim] // max(call.groups, 1)
     if depth > configuration.DEEPEST:
         return f"groups have more than {configuration.DEEPEST:,} channels"
-    if kind == "cuda" and torch.cuda.is_available():  # tensors without memory can be traced
-        index = call.device.index
-        return _unfit(torch.cuda.current_device() if index is None else index)
-    return None
+    if kind == "cpu":
+        return None
+    of_kind = torch.get_device_module(kind)
+    if not of_kind.is_available():  # tensors without memory can be traced
+        return None
+    index = call.device.index
+    return _unfit(kind, of_kind.current_device() if index is None else index)
 
 
 @functools.cache
-def _unfit(index: int) -> str | None:
+def _unfit(kind: str, index: int) -> str | None:
     """Why this GPU can't, found out once for each."""
-    major, minor = torch.cuda.get_device_capability(index)
-    if torch.version.hip is None and major < 8:
-        return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
-    failure = trial(torch.device("cuda", index))
+    if kind == "cuda" and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(index)
+        if major < 8:
+            return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
+    failure = trial(torch.device(kind, index))
     if failure is None:
         return None
     reason = f"a trial of the kernels on this GPU failed: {failure}"
@@ -68,8 +72,8 @@ def _unfit(index: int) -> str | None:
 def trial(device: torch.device) -> str | None:
     """Compare small results with those of plain PyTorch; None, or what went wrong.
 
-    The kernels have met few GPUs so far. What a compiler or driver makes of them elsewhere must
-    not end a user's training.
+    No GPU has run the kernels yet. What a compiler or driver makes of them must not end a user's
+    training.
     """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         made = torch.Generator().manual_seed(0)
