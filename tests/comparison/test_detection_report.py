@@ -111,7 +111,15 @@ def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
         assert not nothing
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_report_renders(browser: Browser, one: MadeUp, width: int, scheme: str) -> None:
     with opened(browser, one.out / "report.html", width, scheme) as page:
         assert page.get_by_role("table", name="Box AP on val").is_visible()

@@ -30,7 +30,15 @@ def report(make_results: Callable[..., Results], tmp_path_factory: pytest.TempPa
     return write_report(summarise(results), examples, tmp_path_factory.mktemp("report"))
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_report_renders(
     browser: Browser,
     report: Path,
@@ -44,8 +52,9 @@ def test_report_renders(
         assert page.locator("img").count() == 3 + 2
 
 
-def test_a_sweep_fits_a_phone(
-    browser: Browser, make_results: Callable[..., Results], tmp_path: Path
+@pytest.mark.parametrize("width", [pytest.param(1280, marks=pytest.mark.slow), 390])
+def test_a_sweep_fits(
+    browser: Browser, make_results: Callable[..., Results], tmp_path: Path, width: int
 ) -> None:
     pairs = ",".join(f"{weight}:{bias}" for weight in (0, 1) for bias in (0, 1))
     sweep = parse_sweep(f"weight_init,bias_init={pairs}", ["sge(normalize=false)"])
@@ -53,11 +62,11 @@ def test_a_sweep_fits_a_phone(
     results = make_results(top1 | {sweep.contenders[0]: [0.71, 0.76, 0.73]})
     results["sweep"] = sweep.among(list(top1))
     report = write_report(summarise(results), [], tmp_path)
-    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page = browser.new_page(viewport={"width": width, "height": 800})
     page.goto(report.as_uri())
     image = page.get_by_role("img", name="by weight_init and bias_init")
     assert image.is_visible()
     assert image.evaluate("image => image.naturalWidth > 0 && image.clientWidth > 320")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("table.main").evaluate("t => t.scrollWidth <= t.clientWidth")
     page.close()

@@ -25,9 +25,13 @@ def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
     return rows
 
 
+ALLOWED = {"whole": 8, "enhance norm False": 8}
+"""Bytes of stack a thread; every other kernel has none."""
+
+
 def fits(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert row["stack"] <= 8, f"spills: {row}"
+        assert row["stack"] <= ALLOWED.get(row["kernel"], 0), f"spills: {row}"
         assert row["registers"] * 32 * row["warps"] <= 65536, f"does not fit at all: {row}"
         assert row["shared"] <= 16384, row
     # Two programs on a processor at a time, so that one reads while the other computes.
