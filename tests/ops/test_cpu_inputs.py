@@ -266,3 +266,22 @@ def test_a_fork_before_the_first_call() -> None:
 def test_threads_are_pytorchs_and_a_fork_survives() -> None:
     # More threads than many a machine has cores.
     assert "all well" in python(IN_ONE_PROCESS, threads=3)
+
+
+@pytest.mark.slow
+def test_more_numbers_than_32_bits_count() -> None:
+    """9 GB: offsets between samples, and inside of one."""
+    weight = torch.randn(16)
+    x = torch.empty(33, 64, 1024, 1024, dtype=torch.bfloat16)
+    for sample in x:
+        sample.normal_()
+    y = cpu.forward(x, weight, weight, None, 1e-5, 1, None)[0]
+    for k in (0, 31, 32):
+        alone = cpu.forward(x[k : k + 1], weight, weight, None, 1e-5, 1, None)[0]
+        assert torch.equal(alone[0], y[k])
+    del y
+    one = x.view(1, 64, 33 * 1024, 1024)
+    y = cpu.forward(one, weight, weight, None, 1e-5, 1, None)[0]
+    last, of_last = one[:, 60:], weight[15:]
+    plain = spatial_group_enhance(last.float(), of_last, of_last, impl="reference")
+    assert truth.error(y[:, 60:], plain.double()).maximum <= 2**-7
