@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("ops", "data"),
     ("modules",),
     ("models", "analysis"),
+    ("figures",),
     ("detection",),
     ("training",),
     ("comparison",),

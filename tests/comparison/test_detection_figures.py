@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from sgekit.comparison.detection_figures import by_size, precision_recall
-from sgekit.comparison.figure_style import DARK, png
 from sgekit.comparison.results import Results
+from sgekit.figures.style import DARK, png
 from tests.comparison.detections import made_up
 
 MakeResults = Callable[..., Results]

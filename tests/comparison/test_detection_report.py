@@ -10,10 +10,10 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from sgekit.analysis import Example, GateMap
-from sgekit.comparison import figure_style
 from sgekit.comparison.detection_report import detection_parts
 from sgekit.comparison.evidence import gather
 from sgekit.comparison.report import write_report
+from sgekit.figures import style as figure_style
 from tests.comparison.detections import MadeUp, made_up
 from tests.comparison.pages import opened
 

@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sgekit.analysis import Example, GateMap
-from sgekit.comparison.figure_style import DARK, LIGHT, png
 from sgekit.comparison.figures import costs, curves, differences
-from sgekit.comparison.gate_figure import gates
 from sgekit.comparison.results import Results
 from sgekit.comparison.summary import summarise
+from sgekit.figures.gates import gates
+from sgekit.figures.style import DARK, LIGHT, png
 
 MakeResults = Callable[..., Results]
 

@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from sgekit.comparison.figure_style import DARK, png
 from sgekit.comparison.figures import costs, curves, differences
 from sgekit.comparison.formats import short_lines
 from sgekit.comparison.plan import Plan
@@ -19,6 +18,7 @@ from sgekit.comparison.sweep import parse_sweep
 from sgekit.comparison.sweep_figure import sweep
 from sgekit.comparison.tables import terminal_table
 from sgekit.errors import InputError
+from sgekit.figures.style import DARK, png
 from sgekit.training.recipes import get_recipe
 
 MakeResults = Callable[..., Results]

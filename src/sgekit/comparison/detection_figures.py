@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sgekit.comparison.figure_style import LIGHT, Theme, figure, note, style, tick
 from sgekit.comparison.figures import DASHES, WIDTH, ordered
 from sgekit.comparison.formats import NONE, display_name, points, short_lines
 from sgekit.comparison.found import IOUS
 from sgekit.comparison.results import Results, ScoreDifference, baseline_of
 from sgekit.detection.curves import RECALLS
 from sgekit.detection.matching import Floats
+from sgekit.figures.style import LIGHT, Theme, figure, note, style, tick
 
 SIZES = {"ap": "all", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
 

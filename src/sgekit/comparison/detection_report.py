@@ -12,9 +12,9 @@ from sgekit.comparison.detection_figures import SIZES, by_size, precision_recall
 from sgekit.comparison.evidence import Evidence
 from sgekit.comparison.figures import ordered
 from sgekit.comparison.gains import Gains, Strip
-from sgekit.comparison.pictures import Picture, photograph, picture
 from sgekit.comparison.results import Results, baseline_of
 from sgekit.comparison.tables import ScoreRow, score_rows
+from sgekit.figures.pictures import Picture, photograph, picture
 
 OPEN = 12
 """Tables of as many classes are open where there is one contender; longer ones are collapsed."""

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from sgekit.comparison.figure_style import LIGHT, Theme, figure, note, style, tick
 from sgekit.comparison.formats import (
     decimals_for,
     display_name,
@@ -27,6 +26,7 @@ from sgekit.comparison.results import (
     baseline_of,
     metric_of,
 )
+from sgekit.figures.style import LIGHT, Theme, figure, note, style, tick
 
 WIDTH = 4.9
 DASHES = ("--", "-", "-.", ":")

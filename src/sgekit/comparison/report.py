@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sgekit.analysis import Example
@@ -14,12 +14,12 @@ from sgekit.comparison import formats
 from sgekit.comparison.detection_report import detection_parts
 from sgekit.comparison.evidence import Evidence
 from sgekit.comparison.figures import costs, curves, differences
-from sgekit.comparison.gate_figure import FLAT, gates
-from sgekit.comparison.pictures import Picture, picture
 from sgekit.comparison.results import Results, baseline_of, metric_of
 from sgekit.comparison.summary import summarise
 from sgekit.comparison.sweep_figure import sweep
 from sgekit.comparison.tables import rows
+from sgekit.figures.gates import FLAT, gates
+from sgekit.figures.pictures import Picture, picture
 from sgekit.files import write_atomic
 from sgekit.models.contender import first_of
 
@@ -158,7 +158,7 @@ def _example(number: int, example: Example, out: Path) -> Picture:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("sgekit.comparison", "templates"),
+        loader=ChoiceLoader([PackageLoader("sgekit.comparison"), PackageLoader("sgekit.figures")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from sgekit.comparison.figure_style import LIGHT, Theme, figure, note, style, tick
 from sgekit.comparison.formats import display_name, values_text
 from sgekit.comparison.results import Difference, Results, accuracies, baseline_of
+from sgekit.figures.style import LIGHT, Theme, figure, note, style, tick
 
 # Characters of all the values' labels that stand side by side; more are turned.
 _ROOM = 40

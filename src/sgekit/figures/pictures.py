@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sgekit.comparison.figure_style import DARK, LIGHT, Theme, png
+from sgekit.figures.style import DARK, LIGHT, Theme, png
 from sgekit.files import write_atomic
 
 # Of photographs: coloured lines stay clean, and a strip of three noisy scenes has 250 KB.

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sgekit.analysis import Example
-from sgekit.comparison.figure_style import LIGHT, Theme, figure
+from sgekit.figures.style import LIGHT, Theme, figure
 
 # Dark to light without a change of hue that colour-blind readers would miss.
 _LENGTHS = "cividis"
