@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("figures",),
     ("detection",),
     ("training",),
+    ("explanation",),
     ("comparison",),
     ("cli",),
 )

@@ -14,6 +14,7 @@ _PLACES = {
     "ATTENTION": "sgekit.modules",
     "create_detector": "sgekit.detection",
     "create_model": "sgekit.models",
+    "explain": "sgekit.explanation",
     "fuse": "sgekit.models",
     "insert": "sgekit.models",
     "load_checkpoint": "sgekit.models",
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "create_detector",
     "create_model",
+    "explain",
     "fuse",
     "insert",
     "load_checkpoint",
@@ -38,6 +40,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sgekit.detection import create_detector
     from sgekit.errors import InputError
+    from sgekit.explanation import explain
     from sgekit.models import create_model, fuse, insert, load_checkpoint, remove
     from sgekit.modules import ATTENTION, SpatialGroupEnhance
     from sgekit.ops import spatial_group_enhance

@@ -1,27 +1,13 @@
-"""Made-up results, complete or not, in the shape of results.json; and a browser."""
+"""Made-up results, complete or not, in the shape of results.json."""
 
-import os
-import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from sgekit.comparison.results import SCHEMA, Contender, Cost, Results, Run, Speed
 
 MakeResults = Callable[..., Results]
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 def speed(ratio: float) -> Speed:
@@ -124,17 +110,3 @@ def build(
 @pytest.fixture(scope="session")
 def make_results() -> MakeResults:
     return build
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    if path is None:
-        message = f"no Chromium on this machine (looked for {', '.join(NAMES)})"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=list(QUIET))
-        yield launched
-        launched.close()

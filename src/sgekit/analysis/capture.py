@@ -1,59 +1,78 @@
-"""Recording what every SGE layer receives and does, without touching the network."""
+"""Recording what every attention layer receives and does, without touching the network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from sgekit.analysis.maps import group_lengths, similarity
 from sgekit.errors import InputError
-from sgekit.modules import SpatialGroupEnhance
+from sgekit.modules import ATTENTION, NoAttention, SpatialGroupEnhance, resolve_groups
+
+Kind = Literal["gate", "similarity", "ratio"]
+# Its groups' lengths can't be compared: it leaves the channels in another order.
+_SHUFFLES = "sa"
 
 
 @dataclass(frozen=True)
 class GateRecord:
-    """One SGE layer's last forward pass, detached, in float32; each (B, G, *spatial).
+    """One layer's last forward pass, detached, in float32; each (B, G, *spatial).
 
     ``before`` is the length of every group's vector at every position of the layer's input,
-    ``gate`` the factor between 0 and 1, ``after`` the length in the layer's output.
+    ``gate`` the factor it is given there, ``after`` the length in the layer's output. ``kind``
+    says what the factor is: "gate", of SGE, between 0 and 1; "ratio", of another attention, the
+    length after by that before (1 where both are 0); "similarity", where there is no attention,
+    the gate that SGE with weight 1 and bias 0 would have, while ``after`` is ``before``.
     """
 
     before: Tensor
     gate: Tensor
     after: Tensor
+    kind: Kind = "gate"
 
 
 @contextmanager
 def capture(
-    model: nn.Module, layers: Sequence[str] | None = None
+    model: nn.Module,
+    layers: Sequence[str] | None = None,
+    *,
+    attention: Literal["sge", "all"] = "sge",
+    groups: int | Literal["auto"] = "auto",
 ) -> Iterator[dict[str, GateRecord]]:
     """Record the SGE layers of ``model`` during each forward pass inside the ``with`` block.
 
     Yields a dict, filled by the forward passes: layer name (as in ``named_modules``) to the record
     of the latest pass, in the order in which the layers ran. Layers whose map has one position only
     are left out: their gate is sigmoid(bias) whatever they see. ``layers`` restricts the recording.
+    ``attention="all"`` records every layer of `ATTENTION`, whose channels are then taken in
+    ``groups`` ("auto": as `resolve_groups` does; one group where they don't divide, and of "sa",
+    which shuffles the channels). That includes `NoAttention`, which may stand at the places of a
+    network without attention and leaves what it computes as it is. Layers with other channels out
+    than in are left out.
+
     The network's outputs, gradients, mode and random state are unchanged; each recorded layer
     computes its gate a second time. The hooks are gone when the block ends, also by an exception.
 
-    Raises `InputError` where a name in ``layers`` is not an SGE layer of ``model``. A model without
-    SGE layers yields an empty dict.
+    Raises `InputError` where a name in ``layers`` is not such a layer of ``model``. A model without
+    any yields an empty dict.
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, SpatialGroupEnhance)
-    }
+    found = watched(model, attention)
     if layers is not None:
         for name in layers:
             if name not in found:
+                kind = "SGE" if attention == "sge" else "attention"
                 known = ", ".join(found) or "none"
-                raise InputError(f"{name!r} is no SGE layer of this model; its SGE layers: {known}")
+                raise InputError(
+                    f"{name!r} is no {kind} layer of this model; its {kind} layers: {known}"
+                )
         found = {name: found[name] for name in layers}
     records: dict[str, GateRecord] = {}
     handles = [
-        module.register_forward_hook(_recorder(name, records)) for name, module in found.items()
+        module.register_forward_hook(_recorder(name, records, groups))
+        for name, module in found.items()
     ]
     try:
         yield records
@@ -62,10 +81,16 @@ def capture(
             handle.remove()
 
 
-def _recorder(name: str, records: dict[str, GateRecord]) -> Any:
-    def hook(module: SpatialGroupEnhance, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def watched(model: nn.Module, attention: Literal["sge", "all"] = "sge") -> dict[str, nn.Module]:
+    """The layers that `capture` records, by name."""
+    kinds = (SpatialGroupEnhance,) if attention == "sge" else tuple(ATTENTION.values())
+    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def _recorder(name: str, records: dict[str, GateRecord], groups: int | Literal["auto"]) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         records.pop(name, None)  # the dict's order is that of the latest pass
-        record = _record(module, inputs[0].detach())
+        record = _record(module, inputs[0].detach(), output.detach(), groups)
         if record is not None:
             records[name] = record
 
@@ -73,14 +98,37 @@ def _recorder(name: str, records: dict[str, GateRecord]) -> Any:
 
 
 @torch.no_grad()
-def _record(layer: SpatialGroupEnhance, x: Tensor) -> GateRecord | None:
-    first = x if layer.channel_dim == 1 else x.movedim(layer.channel_dim, 1)
-    spatial = first.shape[2:]
-    if spatial.numel() <= 1:
+def _record(
+    layer: nn.Module, x: Tensor, y: Tensor, groups: int | Literal["auto"]
+) -> GateRecord | None:
+    dim = getattr(layer, "channel_dim", 1)
+    first = x if dim == 1 else x.movedim(dim, 1)
+    if first.dim() < 3 or first.shape[2:].numel() <= 1:
         return None
-    gate = layer.gate(x).float()
-    grouped = first.reshape(first.shape[0], layer.groups, -1, *spatial)
-    before = torch.linalg.vector_norm(grouped, dim=2, dtype=torch.float32)
-    # The gate scales a group's whole vector, so its length scales alike; the layer's output itself
-    # may already carry a residual and an activation.
-    return GateRecord(before=before, gate=gate, after=before * gate)
+    if isinstance(layer, SpatialGroupEnhance):
+        before = group_lengths(first, layer.groups)
+        gate = similarity(first, layer)
+        # The gate scales a group's whole vector, so its length scales alike; the layer's output
+        # itself may already carry a residual and an activation.
+        return GateRecord(before, gate, before * gate)
+    count = _count(layer, first.shape[1], groups)
+    before = group_lengths(first, count)
+    if isinstance(layer, NoAttention):
+        plain = SpatialGroupEnhance(
+            first.shape[1], count, weight_init=1.0, bias_init=0.0, device=x.device
+        )
+        return GateRecord(before, similarity(first, plain), before, "similarity")
+    if y.shape != first.shape:
+        return None
+    after = group_lengths(y, count)
+    ratio = torch.where(before > 0, after / before.clamp_min(1e-30), 1.0)
+    return GateRecord(before, ratio, after, "ratio")
+
+
+def _count(layer: nn.Module, channels: int, groups: int | Literal["auto"]) -> int:
+    if isinstance(layer, ATTENTION[_SHUFFLES]):
+        return 1
+    try:
+        return resolve_groups(channels, groups)
+    except InputError:
+        return 1

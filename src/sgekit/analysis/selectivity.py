@@ -21,10 +21,15 @@ def selectivity(gates: Tensor) -> Tensor:
             f"gates of shape {tuple(gates.shape)} hold nothing to rank; "
             "expected (B, G, *spatial) with at least one of each"
         )
-    flat = gates.detach().double().flatten(2)
+    return selectivity_of_images(gates.double()).mean(dim=0)
+
+
+def selectivity_of_images(gates: Tensor) -> Tensor:
+    """(B, G): as `selectivity`, before the average over images, in the gates' own precision."""
+    flat = gates.detach().flatten(2)
     # A gate that underflows to 0 everywhere is constant: 0 / tiny, not 0 / 0.
-    mean = flat.mean(dim=2).clamp_min(torch.finfo(torch.float64).tiny)
-    return (flat.std(dim=2, correction=0) / mean).mean(dim=0)
+    mean = flat.mean(dim=2).clamp_min(torch.finfo(flat.dtype).tiny)
+    return flat.std(dim=2, correction=0) / mean
 
 
 def most_selective(gates: Tensor, k: int) -> list[int]:

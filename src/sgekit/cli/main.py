@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train one network",
     "val": "evaluate a checkpoint",
     "predict": "label images with a checkpoint",
+    "explain": "what each group looks at: figures, measures, a page to explore",
     "bench": "time, memory, parameters and operations, side by side",
     "convert": "other projects' checkpoints, and a run's, to safetensors",
     "models": "list what can be built, with parameters and operations",

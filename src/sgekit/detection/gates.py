@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def detector_gate_examples(
         layer, groups = _choose(detector, images, k)
         if layer is None:
             return []
-        records = [_records(detector, image, [layer])[layer] for image in images]
+        records = [detector_records(detector, image, [layer])[layer] for image in images]
     return [
         Example(picture, title, layer, tuple(_map(record, group) for group in groups))
         for record, picture, title in zip(records, pictures, titles, strict=True)
@@ -60,7 +60,7 @@ def _choose(detector: nn.Module, images: Sequence[Tensor], k: int) -> tuple[str 
     found: dict[str, list[Tensor]] = defaultdict(list)
     side: dict[str, int] = {}
     for image in images:
-        for name, record in _records(detector, image).items():
+        for name, record in detector_records(detector, image).items():
             found[name].append(selectivity(record.gate))
             side[name] = min(side.get(name, _SMALLEST_MAP), *record.gate.shape[2:])
     # A layer whose map has one position on some image has no record of it.
@@ -77,12 +77,24 @@ def _choose(detector: nn.Module, images: Sequence[Tensor], k: int) -> tuple[str 
     return layer, [int(group) for group in order[:k]]
 
 
-def _records(
-    detector: Any, image: Tensor, layers: Sequence[str] | None = None
+def detector_records(
+    detector: Any,
+    image: Tensor,
+    layers: Sequence[str] | None = None,
+    groups: int | Literal["auto"] | None = None,
 ) -> dict[str, GateRecord]:
-    """The records (1, G, H, W) of one image's maps, without padding."""
+    """The records (1, G, H, W) of one image's maps, without padding.
+
+    ``image`` (3, H, W) between 0 and 1, on the detector's device; the detector is in eval mode.
+    Of SGE layers alone, or with ``groups`` of every attention layer, as `capture` takes them.
+    """
     batch, _ = detector.transform([image])
-    with capture(detector, layers) as records:
+    watch = (
+        capture(detector, layers)
+        if groups is None
+        else capture(detector, layers, attention="all", groups=groups)
+    )
+    with watch as records:
         detector.backbone(batch.tensors)
     # Of a position that is picture in part, the larger part decides.
     share = [
@@ -96,9 +108,10 @@ def _cut(record: GateRecord, share: Sequence[float]) -> GateRecord:
     height, width = (
         max(1, round(size * part)) for size, part in zip(record.gate.shape[2:], share, strict=True)
     )
-    return GateRecord(
-        *(values[..., :height, :width] for values in (record.before, record.gate, record.after))
+    before, gate, after = (
+        values[..., :height, :width] for values in (record.before, record.gate, record.after)
     )
+    return GateRecord(before, gate, after, record.kind)
 
 
 def _map(record: GateRecord, group: int) -> GateMap:

@@ -1,0 +1,94 @@
+"""Adding up alignments over images, in blocks from which intervals can be taken."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sgekit.analysis.alignment import Alignment
+
+BLOCKS = 10
+"""Images go round the blocks by their number; even and odd blocks are the two halves."""
+
+_BY_GROUP = ("pointing", "energy", "auroc", "iou", "iou_shuffled", "contrast")
+
+
+@dataclass
+class Tally:
+    """Sums of one map's alignment with R regions, (BLOCKS, G, R) float64.
+
+    ``sums`` of the measures and, as "name_squares", of their squares; "contrast" is summed as its
+    logarithm. ``images`` (BLOCKS, R) counts, ``chance`` and ``share`` (BLOCKS, R) are sums.
+    ``cells`` counts for each region how often a map of n cells held it in k of them.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    images: Tensor | None = None
+    chance: Tensor | None = None
+    share: Tensor | None = None
+    cells: list[Counter[tuple[int, int]]] = field(default_factory=list)
+
+    def add(self, found: Alignment, cells: int, first: int) -> None:
+        """Count a batch of maps of so many cells, whose first image is the ``first``-th of all."""
+        batch, _, regions = found.pointing.shape
+        counted = found.counted.cpu()
+        block = (first + torch.arange(batch)) % BLOCKS
+        if self.images is None:
+            self.images, self.chance, self.share = (
+                torch.zeros(BLOCKS, regions, dtype=torch.float64) for _ in range(3)
+            )
+            self.cells = [Counter() for _ in range(regions)]
+        assert self.chance is not None
+        assert self.share is not None
+        self.images.index_add_(0, block, counted.double())
+        chance = torch.where(counted, found.chance.cpu().double(), 0)
+        self.chance.index_add_(0, block, chance)
+        self.share.index_add_(0, block, torch.where(counted, found.share.cpu().double(), 0))
+        for name in _BY_GROUP:
+            values = getattr(found, name).cpu().double()
+            if name == "contrast":
+                values = values.clamp(1e-6, 1e6).log()
+            values = torch.where(counted[:, None], values, 0)
+            self._sum(name, block, values)
+            self._sum(f"{name}_squares", block, values.square())
+        held = (found.chance.cpu() * cells).round().long()
+        for image, region in counted.nonzero().tolist():
+            self.cells[region][int(held[image, region]), cells] += 1
+
+    def _sum(self, name: str, block: Tensor, values: Tensor) -> None:
+        if name not in self.sums:
+            self.sums[name] = torch.zeros(BLOCKS, *values.shape[1:], dtype=torch.float64)
+        self.sums[name].index_add_(0, block, values)
+
+    @property
+    def count(self) -> Tensor:
+        """(R,): the images in which each region was counted."""
+        assert self.images is not None
+        return self.images.sum(0)
+
+    def mean(self, name: str, blocks: Tensor | None = None) -> Tensor:
+        """(G, R) over the counted images of ``blocks`` (all); NaN where there is none."""
+        assert self.images is not None
+        some = slice(None) if blocks is None else blocks
+        return self.sums[name][some].sum(0) / self.images[some].sum(0)
+
+    def error(self, name: str) -> Tensor:
+        """(G, R): the standard error of the mean over images; NaN below two images."""
+        count = self.count
+        mean = self.mean(name)
+        spread = self.mean(f"{name}_squares") - mean.square()
+        return (spread.clamp_min(0) / (count - 1)).sqrt()
+
+    def chance_of(self, blocks: Tensor | None = None) -> Tensor:
+        """(R,): the mean chance of pointing at each region."""
+        assert self.images is not None
+        assert self.chance is not None
+        some = slice(None) if blocks is None else blocks
+        return self.chance[some].sum(0) / self.images[some].sum(0)
+
+    @property
+    def area(self) -> Tensor:
+        """(R,): the mean share of the map that each region covers."""
+        assert self.share is not None
+        return self.share.sum(0) / self.count

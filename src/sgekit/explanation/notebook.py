@@ -1,0 +1,142 @@
+"""`sgekit.explain`: figures of a network's groups on a few images, for a notebook."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from sgekit.data.decode import decode, to_rgb
+from sgekit.data.regions import Marked, RegionData
+from sgekit.errors import InputError
+from sgekit.explanation import figures
+from sgekit.explanation.explained import explain_data
+from sgekit.explanation.report import drawn_groups
+from sgekit.explanation.subject import Classifier, Detector, Item, Subject, as_picture
+
+Picture = Image.Image | str | Path
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor | Picture | Sequence[Picture],
+    *,
+    layer: str | None = None,
+    groups: Sequence[int] = (),
+    top: int = 4,
+    group_count: int | Literal["auto"] = "auto",
+) -> dict[str, Figure]:
+    """Figures of what the groups of ``model`` look at on ``images``.
+
+    images: pictures or their files, prepared as timm says of the model (224 pixels and ImageNet's
+    normalisation where it says nothing); or a tensor (B, 3, H, W) as the model takes it, which is
+    shown stretched to its range. A detector of `create_detector` takes pictures alone.
+    layer: a name as in ``named_modules``, None for the layer with the most selective groups.
+    groups: the groups that are drawn, none for the ``top`` most selective. A network without
+    attention is shown with the similarity that SGE would compute at the places for it, in
+    ``group_count`` groups of channels ("auto": the divisor nearest to 64).
+
+    Returns "image-1" and so on, "layers", "histogram" and "variance" (matplotlib figures, which a
+    notebook shows and ``savefig`` writes as PNG or SVG). The network, its mode and the random
+    state are left as they are. Raises `InputError` for a layer or group that there is not (with
+    those that there are), an image that cannot be read, and a network without places for attention.
+    """
+    device = next((str(p.device) for p in model.parameters()), "cpu")
+    if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
+        if isinstance(images, Tensor):
+            raise InputError("a detector takes pictures or files here, not a tensor")
+        subject: Subject = Detector(model, device, groups=group_count, layers=_one(layer))
+    elif isinstance(images, Tensor):
+        if images.dim() != 4 or len(images) == 0:
+            raise InputError(f"images (B, 3, H, W) are needed, not {tuple(images.shape)}")
+        subject = _Prepared(model, device, images, _one(layer), group_count)
+    else:
+        subject = Classifier(model, device, groups=group_count, layers=_one(layer))
+    count = len(images) if isinstance(images, Tensor) else None
+    split = _Numbers(count) if count is not None else _Pictures(_listed(images))
+    if len(split) == 0:
+        raise InputError("there are no images to look at")
+    data = RegionData(f"{len(split)} images", (), None, (), split)
+    found = explain_data(subject, data, show=len(split), batch_size=16, maps=())
+    layer, groups = drawn_groups(found, layer, groups, top)
+    surveys = found.seen.surveys
+    drawn = {
+        f"image-{number}": figures.overlays(shown, layer, groups, surveys[layer].kind)
+        for number, shown in enumerate(found.seen.shown, 1)
+    }
+    drawn["layers"] = figures.through_layers(surveys)
+    drawn["histogram"] = figures.histogram(surveys)
+    drawn["variance"] = figures.variance(surveys)
+    return drawn
+
+
+def _one(layer: str | None) -> list[str] | None:
+    return None if layer is None else [layer]
+
+
+def _listed(images: object) -> list[Picture]:
+    if isinstance(images, Image.Image | str | Path):
+        return [images]
+    if isinstance(images, Sequence) and all(
+        isinstance(i, Image.Image | str | Path) for i in images
+    ):
+        return list(images)
+    raise InputError(f"images are pictures, files or a tensor (B, 3, H, W), not {type(images)}")
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    images: Sequence[Picture]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Marked:
+        image = self.images[index]
+        read = to_rgb(image) if isinstance(image, Image.Image) else decode(image, str(image))
+        return Marked(read, None, {})
+
+    def source(self, index: int) -> str:
+        image = self.images[index]
+        return f"image {index + 1}" if isinstance(image, Image.Image) else str(image)
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Stands for a tensor's images, which are there already."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Marked:
+        return Marked(Image.new("RGB", (1, 1)), index, {})
+
+    def source(self, index: int) -> str:
+        return f"image {index + 1}"
+
+
+class _Prepared(Classifier):
+    """Takes a tensor's images as they are."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        device: str,
+        images: Tensor,
+        layers: Sequence[str] | None,
+        groups: int | Literal["auto"],
+    ) -> None:
+        super().__init__(network, device, layers=layers, groups=groups)
+        self._images = images.detach()
+
+    def item(
+        self, image: Image.Image, masks: object, regions: object, label: object, name: str
+    ) -> Item:
+        inputs = self._images[int(name.rpartition(" ")[2]) - 1]
+        return Item(inputs, as_picture(inputs), None, None, name)
