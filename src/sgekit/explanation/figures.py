@@ -23,7 +23,8 @@ GATE_NAMES = {"gate": "gate", "similarity": "similarity", "ratio": "after ÷ bef
 _CLASSES, _GROUPS = 24, 32
 # Dark to light without a change of hue that colour-blind readers would miss.
 _MAP = "cividis"
-_OVERLAY = 0.65
+# How light the map's colours are where the picture is black.
+_SHADE = 0.45
 
 
 def overlays(
@@ -77,7 +78,7 @@ def over(picture: Image.Image, values: NDArray[np.float32], low: float, high: fl
     colours = colormaps[_MAP](np.asarray(large))[..., :3]
     grey = np.asarray(picture.convert("L"), dtype=np.float32)[..., None] / 255
     # Light where the picture is light, so that its shapes are seen through the colours.
-    mixed = colours * (1 - _OVERLAY + _OVERLAY * grey) * _OVERLAY + grey * (1 - _OVERLAY)
+    mixed = colours * (_SHADE + (1 - _SHADE) * grey)
     return Image.fromarray((255 * np.clip(mixed, 0, 1)).round().astype(np.uint8))
 
 

@@ -172,6 +172,9 @@ def part_score(
         return None
     score = float(np.mean([part.score for part in found]))
     pseudo = []
+    some = next(iter(tallies.values())).images
+    if some is None or not bool((some[:, columns].sum(1) > 0).all()):
+        return PartScore(score, None, None, tuple(found))
     for block in range(BLOCKS):
         left = [
             part
@@ -182,7 +185,7 @@ def part_score(
             return PartScore(score, None, None, tuple(found))
         pseudo.append(BLOCKS * score - (BLOCKS - 1) * float(np.mean([p.score for p in left])))
     reach = float(stats.t.ppf(1 - LEVEL / 2, BLOCKS - 1) * np.std(pseudo, ddof=1) / BLOCKS**0.5)
-    return PartScore(score, score - reach, score + reach, tuple(found))
+    return PartScore(score, max(-1.0, score - reach), min(1.0, score + reach), tuple(found))
 
 
 def _found(
