@@ -100,8 +100,12 @@ def test_a_detector_is_looked_into_too() -> None:
     assert not found.stability
     assert found.findings["gate"]
     assert model.training
-    with pytest.raises(InputError, match="no attention layers"):
-        Detector(detector("faster_rcnn"), "cpu")
+    plain = explain_data(
+        Detector(detector("retinanet"), "cpu", groups=4), scenes(2), maps=("after",)
+    )
+    assert plain.kind == "similarity"
+    assert list(plain.seen.surveys) == list(found.seen.surveys)
+    assert set(plain.findings) == {"after"}
 
 
 def test_layers_are_chosen_and_unknown_ones_listed() -> None:

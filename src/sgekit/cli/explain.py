@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.progress import Progress
 
 from sgekit.cli import options as shared
@@ -13,9 +14,8 @@ from sgekit.explanation.explained import MOST_SHOWN, Explanation, explain_data
 from sgekit.explanation.gradcam import grad_cam, last_block
 from sgekit.explanation.report import plain, write_explanation
 from sgekit.explanation.sources import open_source
-from sgekit.explanation.subject import Classifier, Detector, Subject
+from sgekit.explanation.subject import Classifier, Detector, Subject, groups_of
 from sgekit.explanation.tables import summary
-from sgekit.models.zoo import default_groups
 from sgekit.training.checkpoint import DetectorIdentity, Identity, load_network
 from sgekit.training.detection_run import load_detector
 from sgekit.training.environment import environment
@@ -115,18 +115,24 @@ def execute(options: argparse.Namespace) -> int:
         if options.grad_cam:
             raise InputError(f"--grad-cam is for classifiers; {options.checkpoint} is a detector")
         network, who = load_detector(options.checkpoint)
-        subject = Detector(network, device, classes=who.classes, layers=options.layer or None)
+        subject = Detector(
+            network,
+            device,
+            classes=who.classes,
+            layers=options.layer or None,
+            groups=groups_of(who),
+        )
     else:
         network, who = load_network(options.checkpoint)
         subject = Classifier(
-            network, device, who=who, layers=options.layer or None, groups=_groups(who)
+            network, device, who=who, layers=options.layer or None, groups=groups_of(who)
         )
     data = open_source(
         options.source, who.classes, eval_split=options.eval_split, skip_bad=options.skip_bad
     )
     out = output.out_dir(options)
     total = len(data.split) if options.limit is None else min(options.limit, len(data.split))
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task("looking", total=total)
         found = explain_data(
             subject,
@@ -164,14 +170,6 @@ def execute(options: argparse.Namespace) -> int:
     }
     output.write_results(options, "explain", content)
     return 0
-
-
-def _groups(who: Identity) -> Any:
-    """As many groups as SGE would have in this network, where it has none."""
-    if who.groups is not None:
-        return who.groups
-    groups = default_groups(who.model)
-    return groups if groups != 64 else "auto"
 
 
 def _name(who: Identity | DetectorIdentity) -> str:

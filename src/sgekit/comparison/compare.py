@@ -13,6 +13,7 @@ from sgekit.comparison.costs import known_costs
 from sgekit.comparison.detection import describe_detector, score_differences
 from sgekit.comparison.evidence import gather
 from sgekit.comparison.examples import gate_examples
+from sgekit.comparison.parts import add_parts
 from sgekit.comparison.plan import Plan, claim, default_out, extended, finished, fixed_part
 from sgekit.comparison.report import write_report
 from sgekit.comparison.results import SCHEMA, Contender, Results, Run, write_json
@@ -89,6 +90,8 @@ def compare(
         results["detection"] = score_differences(results, plan, data, out)
         write_json(results, out / "results.json")
         evidence = gather(results, plan, data, out)
+    add_parts(results, plan, data, path, out, console)
+    write_json(results, out / "results.json")
     console.print("drawing the report")
     report = write_report(results, gate_examples(plan, data, out, device), out, evidence)
     return results, report

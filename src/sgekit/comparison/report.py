@@ -172,6 +172,7 @@ def _environment() -> Environment:
         count=formats.count,
         breakable=_breakable,
         decimal=_decimal,
+        signed=_signed,
         text=_text,
     )
     return environment
@@ -188,6 +189,10 @@ def _breakable(name: str) -> Markup:
 
 def _decimal(value: float | None, decimals: int = 2) -> str:
     return formats.NONE if value is None else f"{value:,.{decimals}f}"
+
+
+def _signed(value: float, decimals: int = 2) -> str:
+    return f"{value:+.{decimals}f}".replace("-", "−")
 
 
 def _text(value: Any) -> str:

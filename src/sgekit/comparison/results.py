@@ -190,6 +190,30 @@ class ScoreDifference(TypedDict):
     image_high: float | None
 
 
+class RunParts(TypedDict):
+    """One network's part score (`explanation.measures.PartScore`) of the maps that the next layers
+    see; ``found`` of ``parts`` parts have a group that points at them in 80 % of the images."""
+
+    score: float
+    found: int
+    parts: int
+
+
+class PartsOfContender(TypedDict):
+    """Part scores of one contender by seed; the paired difference to the baseline, 95 % interval
+    over seeds. ``found`` is a mean over seeds."""
+
+    attention: str
+    scores: dict[str, float]
+    mean: float
+    sd: float | None
+    found: float
+    parts: int
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
 class Results(TypedDict):
     """Everything that a comparison found out."""
 
@@ -203,6 +227,7 @@ class Results(TypedDict):
     sweep: NotRequired[SweepValues]
     contenders: list[Contender]
     detection: NotRequired[list[ScoreDifference]]
+    parts: NotRequired[list[PartsOfContender]]
     conclusion: NotRequired[str]
     seconds: float
 

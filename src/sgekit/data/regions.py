@@ -46,7 +46,7 @@ class MarkedSplit(Protocol):
 @dataclass(frozen=True)
 class RegionData:
     """Images whose regions are known. ``whole`` names that of the object itself, among
-    ``regions``, if there is one; the others are its parts. ``classes`` may be empty."""
+    ``regions``, if there is one; the others are its parts. Name and classes may be empty."""
 
     name: str
     regions: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Through all images once: sums for the measures, and the maps of a few images to be shown."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -89,7 +89,7 @@ def look(
 
 def batches(
     count: int, item: Callable[[int], Item], batch_size: int, skipped: list[str] | None
-) -> Iterator[tuple[list[int], list[Item]]]:
+) -> Generator[tuple[list[int], list[Item]]]:
     """Numbers and items, batch by batch; the next two are prepared while one is used."""
     starts = iter(range(0, count, batch_size))
     waiting: deque[tuple[range, list[Future[Item]]]] = deque()
@@ -182,8 +182,8 @@ def _align(
     cells = cover.shape[2] * cover.shape[3]
     tallies = seen.tallies.setdefault(layer, {})
     for name in maps:
-        if name == "after" and record.kind == "similarity":
-            continue  # the same as before
+        if name == "after" and record.kind == "similarity" and "before" in maps:
+            continue  # the same
         found = align(small[name].cpu(), cover, generator)
         tallies.setdefault(name, Tally()).add(found, cells, seen.images)
 

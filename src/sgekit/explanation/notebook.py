@@ -60,7 +60,7 @@ def explain(
     split = _Numbers(count) if count is not None else _Pictures(_listed(images))
     if len(split) == 0:
         raise InputError("there are no images to look at")
-    data = RegionData(f"{len(split)} images", (), None, (), split)
+    data = RegionData("", (), None, (), split)
     found = explain_data(subject, data, show=len(split), batch_size=16, maps=())
     layer, groups = drawn_groups(found, layer, groups, top)
     surveys = found.seen.surveys

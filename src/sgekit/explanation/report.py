@@ -31,14 +31,14 @@ from sgekit.explanation.page import (
     write_page,
 )
 from sgekit.explanation.tables import summary, tables
-from sgekit.figures.pictures import Picture, picture
-from sgekit.figures.style import png, svg
+from sgekit.figures.pictures import Picture, picture, write_vector
+from sgekit.figures.style import png
 from sgekit.files import write_atomic
 
 MOST_BYTES = 8_000_000
 """Of the pictures and maps in the page; fewer groups of each layer are included beyond."""
 _SIDE = 320
-_DRAWN = 12
+_DRAWN = 6
 """So many images get a figure of their own; the page holds all that are shown."""
 
 Extra = tuple[str, NDArray[np.float32]]
@@ -66,7 +66,7 @@ def write_explanation(
     _images(found, out, layer, groups, extras)
     drawn = _figures(found, out, layer)
     write_csv(found, out / "groups.csv")
-    entries, limit = _layers(found, layer)
+    entries, limit = page_layers(found, layer)
     page = Page(
         title=title,
         summary=tuple(summary(found)),
@@ -108,7 +108,7 @@ def _images(
 
 def _write(drawn: Figure, path: Path) -> None:
     write_atomic(path.with_suffix(".png"), png(drawn))
-    write_atomic(path.with_suffix(".svg"), svg(drawn))
+    write_vector(drawn, path.with_suffix(".svg"))
 
 
 def _figures(found: Explanation, out: Path, layer: str) -> list[Picture]:
@@ -146,11 +146,7 @@ def _figures(found: Explanation, out: Path, layer: str) -> list[Picture]:
                 f"Groups of {layer} by class; those that answer to single classes first.",
             )
         )
-    pictures = []
-    for name, draw, alt, text in plans:
-        pictures.append(picture(name, draw, out, alt, text))
-        write_atomic(out / f"{name}.svg", svg(draw()))
-    return pictures
+    return [picture(name, draw, out, alt, text, vector=True) for name, draw, alt, text in plans]
 
 
 def _span(name: str, found: Explanation) -> str:
@@ -180,7 +176,7 @@ def _image(found: Explanation, shown: Shown) -> ImageEntry:
     return ImageEntry(caption(found, shown), source, uri, *small.size)
 
 
-def _layers(found: Explanation, first: str) -> tuple[tuple[LayerEntry, ...], str]:
+def page_layers(found: Explanation, first: str) -> tuple[tuple[LayerEntry, ...], str]:
     """The layers' entries, that which is drawn first, and what had to be left out in words."""
     names = [first, *(name for name in found.seen.surveys if name != first)]
     # Only layers that every shown image has maps of: a detector's differ in size.

@@ -69,7 +69,7 @@ def open_source(
         data = open_data(paths[0], skip_bad=skip_bad, eval_split=eval_split)
         return RegionData(data.name, (), None, data.classes, _Labelled(data.val))
     split: MarkedSplit = _Files(tuple(find_images([Path(p).expanduser() for p in paths])))
-    name = Path(paths[0]).name if len(paths) == 1 else f"{len(split)} images"
+    name = Path(paths[0]).name if len(paths) == 1 else ""
     return RegionData(name, (), None, (), split)
 
 

@@ -19,8 +19,9 @@ from sgekit.analysis.capture import GateRecord, capture, watched
 from sgekit.detection.gates import detector_records
 from sgekit.errors import InputError
 from sgekit.models import insert
-from sgekit.modules import NoAttention
-from sgekit.training.checkpoint import Identity
+from sgekit.models.zoo import default_groups
+from sgekit.modules import DEFAULT_GROUPS, NoAttention
+from sgekit.training.checkpoint import DetectorIdentity, Identity
 from sgekit.training.detection_loaders import to_tensor
 from sgekit.training.loaders import eval_transform, to_picture
 
@@ -123,7 +124,10 @@ class Classifier:
 
 
 class Detector:
-    """A detector of ours; pictures of any size, one at a time, through the backbone alone."""
+    """A detector of ours; pictures of any size, one at a time, through the backbone alone.
+
+    As `Classifier` otherwise.
+    """
 
     def __init__(
         self,
@@ -134,13 +138,9 @@ class Detector:
         layers: Sequence[str] | None = None,
         groups: Groups = "auto",
     ) -> None:
-        self.network = network.to(device)
+        self.network = marked(network, "backbone.body").to(device)
         self.device, self.groups, self.classes = device, groups, classes
-        if not watched(network, "all"):
-            raise InputError(
-                "this detector has no attention layers to look into; train one with --attention sge"
-            )
-        self.layers = chosen(network, layers)
+        self.layers = chosen(self.network, layers)
 
     def item(
         self, image: Image.Image, masks: Masks, regions: Sequence[str], label: int | None, name: str
@@ -163,18 +163,30 @@ class Detector:
             yield Looked([item], records, None)
 
 
-def marked(network: nn.Module) -> nn.Module:
-    """The network itself where it has attention layers; else a copy with their places marked."""
+def marked(network: nn.Module, inside: str = "") -> nn.Module:
+    """The network itself where it has attention layers; else a copy with their places marked.
+
+    ``inside`` names the module that has the places. Raises `InputError` where it has none.
+    """
     if watched(network, "all"):
         return network
     try:
         twin = copy.deepcopy(network)
-        insert(twin, _place, preserve=False)
+        insert(twin.get_submodule(inside), _place, preserve=False)
     except InputError as problem:
         raise InputError(
             f"this network has no attention layers and no place for any: {problem}"
         ) from None
     return twin
+
+
+def groups_of(who: Identity | DetectorIdentity) -> Groups:
+    """As many groups as SGE has in this network or would have: those that were asked for, or its
+    default."""
+    if who.groups is not None:
+        return who.groups  # type: ignore[return-value]
+    groups = default_groups(who.model)
+    return "auto" if groups == DEFAULT_GROUPS else groups
 
 
 def _place(channels: int, **options: Any) -> nn.Module:

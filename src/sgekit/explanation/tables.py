@@ -31,7 +31,8 @@ def summary(found: Explanation) -> Iterator[str]:
         "whose maps are the length after by that before",
     }[found.kind]
     accuracy = "" if found.accuracy is None else f" Top-1 on them: {100 * found.accuracy:.1f} %."
-    yield f"{seen.images:,} images of {data.name}, {where}.{accuracy}"
+    count = f"{seen.images:,} image" + ("s" if seen.images != 1 else "")
+    yield f"{count}{f' of {data.name}' if data.name else ''}, {where}.{accuracy}"
     if found.score is not None:
         score = found.score
         span = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sgekit.figures.style import DARK, LIGHT, Theme, png
+from sgekit.figures.style import DARK, LIGHT, Theme, png, svg
 from sgekit.files import write_atomic
 
 # Of photographs: coloured lines stay clean, and a strip of three noisy scenes has 250 KB.
@@ -27,12 +27,28 @@ class Picture:
 
 
 def picture(
-    name: str, draw: Callable[[Theme], Figure], out: Path, alt: str, caption: str
+    name: str,
+    draw: Callable[[Theme], Figure],
+    out: Path,
+    alt: str,
+    caption: str,
+    *,
+    vector: bool = False,
 ) -> Picture:
-    """The figure for a page; its light form is written to ``out`` as ``name``.png."""
-    light, dark = png(draw(LIGHT)), png(draw(DARK))
+    """The figure for a page; its light form is written to ``out`` as ``name``.png, and as
+    ``name``.svg with ``vector``."""
+    drawn = draw(LIGHT)
+    light, dark = png(drawn), png(draw(DARK))
     write_atomic(out / f"{name}.png", light)
+    if vector:
+        write_vector(drawn, out / f"{name}.svg")
     return Picture(_uri(light, "png"), _uri(dark, "png"), alt, caption)
+
+
+def write_vector(drawn: Figure, path: Path) -> None:
+    """The figure as SVG, laid out as it was when it was drawn as PNG."""
+    drawn.set_layout_engine("none")
+    write_atomic(path, svg(drawn))
 
 
 def photograph(name: str, image: Image.Image, out: Path, alt: str, caption: str) -> Picture:
