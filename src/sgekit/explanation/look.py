@@ -148,14 +148,14 @@ def _add(
         survey.add(record, labels, len(subject.classes))
         if not (keep or marked):
             continue
-        small = {key: pooled(getattr(record, key)) for key in MAPS}
         if marked:
+            small = {key: pooled(getattr(record, key)) for key in MAPS}
             size = (small["gate"].shape[2], small["gate"].shape[3])
             if size not in covers:
                 covers[size] = torch.stack([coverage(mask, size) for mask in masks])
             _align(seen, name, record, small, covers[size], maps, generator)
         if keep:
-            kept[name] = (small["before"][keep].cpu(), small["gate"][keep].cpu())
+            kept[name] = (pooled(record.before[keep]).cpu(), pooled(record.gate[keep]).cpu())
     for order, place in enumerate(keep):
         guess = None if guesses is None else int(guesses[place])
         seen.shown.append(
