@@ -193,8 +193,6 @@ def _extras(
 ) -> list[Any]:
     if not options.grad_cam or not isinstance(subject, Classifier):
         return []
-    inputs = [
-        subject.item(shown.picture, {}, (), None, shown.source).inputs for shown in found.seen.shown
-    ]
+    inputs = [shown.inputs for shown in found.seen.shown]
     maps = grad_cam(subject.network, inputs, last_block(subject.layers), device)
     return [("Grad-CAM", values) for values in maps]

@@ -25,9 +25,11 @@ MAPS = ("before", "gate", "after")
 
 @dataclass(frozen=True)
 class Shown:
-    """One image that is shown, with the maps (G, h, w) of every layer, before and gate."""
+    """One image that is shown, with the maps (G, h, w) of every layer, before and gate; ``inputs``
+    (3, H, W) is what the network takes."""
 
     picture: Image.Image
+    inputs: Tensor
     source: str
     label: int | None
     likeliest: int | None
@@ -161,6 +163,7 @@ def _add(
         seen.shown.append(
             Shown(
                 items[place].picture,
+                items[place].inputs,
                 items[place].source,
                 items[place].label,
                 guess,
