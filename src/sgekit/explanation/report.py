@@ -35,7 +35,7 @@ from sgekit.figures.pictures import Picture, picture, write_vector
 from sgekit.figures.style import png
 from sgekit.files import write_atomic
 
-MOST_BYTES = 8_000_000
+MOST_BYTES = 6_500_000
 """Of the pictures and maps in the page; fewer groups of each layer are included beyond."""
 _SIDE = 320
 _DRAWN = 6
