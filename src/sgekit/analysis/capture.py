@@ -81,6 +81,18 @@ def capture(
             handle.remove()
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """In eval mode inside the ``with`` block; every module's own mode is restored."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def watched(model: nn.Module, attention: Literal["sge", "all"] = "sge") -> dict[str, nn.Module]:
     """The layers that `capture` records, by name."""
     kinds = (SpatialGroupEnhance,) if attention == "sge" else tuple(ATTENTION.values())

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from sgekit.analysis.capture import GateRecord, capture
+from sgekit.analysis.capture import GateRecord, capture, evaluating
 from sgekit.analysis.selectivity import most_selective, selectivity
 from sgekit.errors import InputError
 
@@ -63,17 +63,12 @@ def gate_examples(
         )
     if len(inputs) == 0:
         return []
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with (
-            torch.no_grad(),
-            capture(model, None if layer is None else [layer]) as records,
-        ):
-            model(inputs)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with (
+        evaluating(model),
+        torch.no_grad(),
+        capture(model, None if layer is None else [layer]) as records,
+    ):
+        model(inputs)
     maps = {name: record for name, record in records.items() if record.gate.dim() == 4}
     if not maps:
         return []

@@ -40,12 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE|DIR|DATA",
         help="images, folders or one data set (the built-in scenes)",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE",
-        help="a run's .ckpt, or .safetensors from sgekit convert",
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument(
         "--layer",
         action="append",

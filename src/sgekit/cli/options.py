@@ -53,6 +53,16 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, of a trained network."""
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="a run's .ckpt, or .safetensors from sgekit convert",
+    )
+
+
 def open_from(options: argparse.Namespace) -> ImageData:
     """The data that the options name."""
     data = open_data(options.data, skip_bad=options.skip_bad, eval_split=options.eval_split)

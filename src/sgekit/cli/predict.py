@@ -29,12 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE|DIR|VIDEO",
         help="image files or folders; for a detector also one video file or camera's index",
     )
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE",
-        help="a run's .ckpt, or .safetensors from sgekit convert",
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument(
         "--top", type=int, metavar="INT", help="classes that a classifier tells (5)"
     )

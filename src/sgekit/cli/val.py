@@ -17,12 +17,7 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint",
-        required=True,
-        metavar="FILE",
-        help="a run's .ckpt, or .safetensors from sgekit convert",
-    )
+    shared.add_checkpoint(parser)
     parser.add_argument("--batch-size", type=int, default=64, metavar="INT", help="(64)")
     output.add_out(parser, "runs/val")
     shared.add_data(parser)

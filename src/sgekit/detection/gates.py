@@ -1,8 +1,7 @@
 """What SGE's gates in a detector look at, on pictures of any size."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sgekit.analysis import Example, GateMap, GateRecord, capture, selectivity
+from sgekit.analysis.capture import evaluating
 from sgekit.errors import InputError
 
 # A coarser map shows where a group looks hardly better than a word would.
@@ -43,7 +43,7 @@ def detector_gate_examples(
         )
     if k < 1:
         raise InputError(f"k = {k} groups cannot be chosen: ask for at least 1")
-    with _evaluating(detector), torch.no_grad():
+    with evaluating(detector), torch.no_grad():
         # Twice through the backbone: the maps of all the layers would fill the memory.
         layer, groups = _choose(detector, images, k)
         if layer is None:
@@ -123,14 +123,3 @@ def _map(record: GateRecord, group: int) -> GateMap:
 
 def _array(values: Tensor) -> NDArray[np.float32]:
     return np.asarray(values.cpu().numpy(), dtype=np.float32)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sgekit.analysis.capture import evaluating
 from sgekit.errors import InputError
-from sgekit.explanation.subject import evaluating
 
 
 def grad_cam(

@@ -15,7 +15,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
-from sgekit.analysis.capture import GateRecord, capture, watched
+from sgekit.analysis.capture import GateRecord, capture, evaluating, watched
 from sgekit.detection.gates import detector_records
 from sgekit.errors import InputError
 from sgekit.models import insert
@@ -214,18 +214,6 @@ def looking(
         capture(network, layers, attention="all", groups=groups) as records,
     ):
         yield records
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """In eval mode; every module's mode is restored."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def maps_of(records: dict[str, GateRecord]) -> dict[str, GateRecord]:
