@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sgekit.analysis.maps import group_lengths, similarity
+from sgekit.analysis.maps import group_lengths, lengths_and_gate
 from sgekit.errors import InputError
 from sgekit.modules import ATTENTION, NoAttention, SpatialGroupEnhance, resolve_groups
 
@@ -118,18 +118,18 @@ def _record(
     if first.dim() < 3 or first.shape[2:].numel() <= 1:
         return None
     if isinstance(layer, SpatialGroupEnhance):
-        before = group_lengths(first, layer.groups)
-        gate = similarity(first, layer)
+        before, gate = lengths_and_gate(first, layer)
         # The gate scales a group's whole vector, so its length scales alike; the layer's output
         # itself may already carry a residual and an activation.
         return GateRecord(before, gate, before * gate)
     count = _count(layer, first.shape[1], groups)
-    before = group_lengths(first, count)
     if isinstance(layer, NoAttention):
         plain = SpatialGroupEnhance(
             first.shape[1], count, weight_init=1.0, bias_init=0.0, device=x.device
         )
-        return GateRecord(before, similarity(first, plain), before, "similarity")
+        before, gate = lengths_and_gate(first, plain)
+        return GateRecord(before, gate, before, "similarity")
+    before = group_lengths(first, count)
     if y.shape != first.shape:
         return None
     after = group_lengths(y, count)

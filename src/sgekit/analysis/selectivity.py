@@ -28,8 +28,11 @@ def selectivity_of_images(gates: Tensor) -> Tensor:
     """(B, G): as `selectivity`, before the average over images, in the gates' own precision."""
     flat = gates.detach().flatten(2)
     # A gate that underflows to 0 everywhere is constant: 0 / tiny, not 0 / 0.
-    mean = flat.mean(dim=2).clamp_min(torch.finfo(flat.dtype).tiny)
-    return flat.std(dim=2, correction=0) / mean
+    mean = flat.mean(dim=2, keepdim=True)
+    # `std` takes four times as long.
+    deviation = torch.linalg.vector_norm(flat - mean, dim=2) / flat.shape[2] ** 0.5
+    selective: Tensor = deviation / mean[..., 0].clamp_min(torch.finfo(flat.dtype).tiny)
+    return selective
 
 
 def most_selective(gates: Tensor, k: int) -> list[int]:

@@ -47,11 +47,10 @@ class LayerSurvey:
         self._sum("lowest", gate.amin(2).sum(0))
         self._sum("highest", gate.amax(2).sum(0))
         for name, lengths in (("before", record.before), ("after", record.after)):
-            flat = (
-                lengths.flatten(2).double() if batch * height * width < 64 else lengths.flatten(2)
-            )
+            flat = lengths.flatten(2)
             self._sum(name, flat.sum(2).double().sum(0))
-            self._sum(f"{name}_squares", flat.square().sum(2).double().sum(0))
+            norms = torch.linalg.vector_norm(flat, dim=2).double()
+            self._sum(f"{name}_squares", norms.square().sum(0))
         self._count(record)
         if labels is not None:
             self._classes(record.after, labels, classes)
