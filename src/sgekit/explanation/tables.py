@@ -39,10 +39,10 @@ def summary(found: Explanation) -> Iterator[str]:
         if score.low is not None and score.high is not None:
             span = f" (95 % interval over images {score.low:.2f} to {score.high:.2f})"
         yield (
-            f"Part score {score.score:.2f}{span}: 0 is chance, 1 would be a group for each of the "
-            f"{len(score.parts)} parts that always points at it. Parts with a group that points at "
-            f"them in {100 * GOOD:.0f} % of the images or more: {score.found} of "
-            f"{len(score.parts)}."
+            f"Part score {score.score:.2f}{span}: 0 is chance, 1 a group for each of "
+            f"{', '.join(part.region for part in score.parts)} that always points at it. Of these "
+            f"{len(score.parts)}, {score.found} {'has' if score.found == 1 else 'have'} a group "
+            f"that points there in {100 * GOOD:.0f} % of the images or more."
         )
     own = found.own.get("gate")
     if own is not None:
@@ -50,7 +50,7 @@ def summary(found: Explanation) -> Iterator[str]:
         listed = f": {', '.join(parts)}" if parts else ""
         yield (
             f"{len(own)} of {groups} groups have a part of their own by their "
-            f"{GATE_NAMES[found.kind]}, {len(parts)} different parts{listed}."
+            f"{GATE_NAMES[found.kind]}{listed}."
         )
 
 
