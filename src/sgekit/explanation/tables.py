@@ -6,9 +6,11 @@ import numpy as np
 
 from sgekit.explanation.explained import Explanation
 from sgekit.explanation.figures import GATE_NAMES
-from sgekit.explanation.measures import GOOD, OWN, Found
+from sgekit.explanation.measures import GOOD, OWN, Found, PartScore
 from sgekit.explanation.page import Table
 
+# So many names can be read in a sentence.
+_LISTED = 8
 _DISTURBANCES = {
     "none": "none",
     "noise": "noise of 10 % of the brightness range",
@@ -39,19 +41,24 @@ def summary(found: Explanation) -> Iterator[str]:
         if score.low is not None and score.high is not None:
             span = f" (95 % interval over images {score.low:.2f} to {score.high:.2f})"
         yield (
-            f"Part score {score.score:.2f}{span}: 0 is chance, 1 a group for each of "
-            f"{', '.join(part.region for part in score.parts)} that always points at it. Of these "
-            f"{len(score.parts)}, {score.found} {'has' if score.found == 1 else 'have'} a group "
-            f"that points there in {100 * GOOD:.0f} % of the images or more."
+            f"Part score {score.score:.2f}{span}: 0 is chance, 1 a group for each of {_few(score)} "
+            f"that always points at it. Of these {len(score.parts)}, {score.found} "
+            f"{'has' if score.found == 1 else 'have'} a group that points there in "
+            f"{100 * GOOD:.0f} % of the images or more."
         )
     own = found.own.get("gate")
     if own is not None:
         parts = sorted(set(own.values()))
-        listed = f": {', '.join(parts)}" if parts else ""
+        listed = f": {', '.join(parts)}" if 0 < len(parts) <= _LISTED else f", {len(parts)} parts"
         yield (
             f"{len(own)} of {groups} groups have a part of their own by their "
             f"{GATE_NAMES[found.kind]}{listed}."
         )
+
+
+def _few(score: PartScore) -> str:
+    names = [part.region for part in score.parts]
+    return ", ".join(names) if len(names) <= _LISTED else f"{len(names)} parts"
 
 
 def tables(found: Explanation) -> Iterator[Table]:
