@@ -126,3 +126,21 @@ def test_a_model_without_sge_has_nothing_to_record() -> None:
     with capture(nn.Linear(2, 2)) as records:
         pass
     assert records == {}
+
+
+def test_keywords_and_empty_batches_do_not_break_the_network(net: Net) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = net.first
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.as_tensor(self.layer(x=x))
+
+    with capture(Named()) as records:
+        Named()(torch.zeros(0, 8, 4, 4))
+        assert not records
+        named = Named()
+    with capture(named) as records:
+        named(torch.randn(1, 8, 4, 4))
+        assert list(records) == ["layer"]

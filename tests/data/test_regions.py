@@ -121,3 +121,60 @@ def test_garbled_annotations_are_refused(tmp_path: Path, text: str) -> None:
     (root / "annotations.json").write_text(text)
     with pytest.raises(InputError, match=r"annotations\.json"):
         open_regions(root)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": [{"id": 1, "file_name": "a.jpg", "label": 2}]}, "label 2; labels are numbers"),
+        ({"images": [{"id": 1, "file_name": "a.jpg", "label": "cat"}]}, "label 'cat'"),
+        ({"images": [{"id": 1, "file_name": "a.jpg", "label": -1}]}, "label -1"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, float("nan"), 1]}]},
+            "not finite",
+        ),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, float("inf"), 1]}]},
+            "not finite",
+        ),
+    ],
+)
+def test_wrong_entries_are_named(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    root = pets(tmp_path / "pets")
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").write_text(json.dumps(content | change))
+    with pytest.raises(InputError, match=words):
+        open_regions(root)
+
+
+def test_without_classes_there_are_no_labels(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    content = json.loads((root / "annotations.json").read_text())
+    (root / "annotations.json").write_text(json.dumps(content | {"classes": None}))
+    data = open_regions(root)
+    assert data is not None
+    assert data.split[0].label is None
+
+
+def test_boxes_beyond_the_picture_are_cut(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    content = json.loads((root / "annotations.json").read_text())
+    content["annotations"] = [
+        {"image_id": 1, "category_id": 7, "bbox": [-2, -3, 5, 5]},
+        {"image_id": 2, "category_id": 7, "bbox": [2, 30, 5, 5]},
+    ]
+    (root / "annotations.json").write_text(json.dumps(content))
+    data = open_regions(root)
+    assert data is not None
+    assert data.split[1].masks["head"].sum() == 3 * 2
+    assert "head" not in data.split[0].masks
+
+
+def test_a_part_may_be_called_foreground(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    content = json.loads((root / "annotations.json").read_text())
+    content["categories"] = [{"id": 7, "name": "foreground"}]
+    (root / "annotations.json").write_text(json.dumps(content))
+    data = open_regions(root)
+    assert data is not None
+    assert data.regions == ("foreground of the trimap", "foreground")

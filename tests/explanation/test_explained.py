@@ -14,6 +14,7 @@ from sgekit.explanation.explained import evenly, explain_data
 from sgekit.explanation.look import FINEST, batches, pooled
 from sgekit.explanation.sources import labels_between, open_source
 from sgekit.explanation.subject import Classifier, Detector, Item
+from sgekit.explanation.tables import summary
 from tests.detection.small import detector
 from tests.explanation.small import identity, network, scenes, subject
 
@@ -136,6 +137,27 @@ def test_bad_images_are_named_or_left_out() -> None:
     assert found.seen.images == 3
     assert found.seen.skipped == ["1 is no image", "3 is no image", "5 is no image"]
     assert len(found.seen.shown) == 3
+    late = explain_data(subject(), RegionData("", (), None, (), Late()), skip_bad=True, show=1)
+    assert [shown.source for shown in late.seen.shown] == ["4"]  # the chosen third can't be read
+
+
+class Late(Broken):
+    def __getitem__(self, index: int) -> Marked:
+        if index < 4:
+            raise InputError("no image")
+        return Marked(Image.new("RGB", (40, 30)), None, {})
+
+
+def test_labels_that_the_network_does_not_know_are_left_out_one_by_one() -> None:
+    data = scenes()
+    some = RegionData(data.name, data.regions, data.whole, ("?", *data.classes[1:]), data.split)
+    for size in (1, 7, 24):
+        found = explain_data(subject(), some, disturb=False, batch_size=size)
+        assert (found.seen.images, found.seen.labelled) == (24, 22)
+        counts = found.seen.surveys["layer1.0.se"].class_images
+        assert counts is not None
+        assert counts.tolist() == [0.0] + [2.0] * 11
+    assert "on the 22 of them whose class the network knows" in next(summary(found))
 
 
 def test_batches_wait_for_no_more_than_two() -> None:

@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 
 from sgekit.analysis.alignment import align
-from sgekit.analysis.tally import BLOCKS, Tally
+from sgekit.analysis.tally import BLOCKS, Tally, block_of
 from sgekit.explanation.measures import findings, own_parts, part_score, wilson
 
 REGIONS = ("whole", "left", "right", "absent")
@@ -108,11 +108,36 @@ def test_few_images_have_a_score_without_interval() -> None:
     assert part_score({"layer": tally(maps(1))}, REGIONS, PARTS) is None
 
 
-def test_blocks_are_gone_round() -> None:
+def test_blocks_are_by_lot_and_no_class_is_in_one_half_alone() -> None:
+    numbers = torch.arange(12_000)
+    blocks = block_of(numbers)
+    counts = torch.bincount(blocks, minlength=BLOCKS)
+    assert counts.min() > 1100
+    assert counts.max() < 1300
+    for period in (2, 3, 10, 12):
+        for turn in range(period):
+            share = (blocks[turn::period] % 2).double().mean()
+            assert abs(float(share) - 0.5) < 0.05
     found = tally(maps(25), batch=7)
     assert found.images is not None
-    assert found.images[:, 1].tolist() == [3.0 if block < 5 else 2.0 for block in range(BLOCKS)]
+    expected = torch.bincount(block_of(torch.arange(25)), minlength=BLOCKS)
+    assert found.images[:, 1].tolist() == expected.tolist()
     assert found.count.tolist() == [25, 25, 25, 0]
+
+
+def test_the_interval_is_about_that_of_a_share() -> None:
+    torch.manual_seed(2)
+    images = 400
+    values = torch.rand(images, 3, 6, 6) * 0.5
+    hit = torch.rand(images) < 0.6
+    values[hit, 0] += cover(images)[hit, 1]
+    score = part_score({"layer": tally(values)}, REGIONS, ("left",))
+    assert score is not None
+    assert score.low is not None
+    assert score.high is not None
+    wide = 2 * 1.96 * (0.6 * 0.4 / images) ** 0.5
+    assert 0.5 * wide < score.high - score.low < 2 * wide
+    assert score.low < 0.6 < score.high + 0.05
 
 
 def test_wilson() -> None:

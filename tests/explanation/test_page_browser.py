@@ -172,7 +172,7 @@ def test_scores_of_the_group(tab: Tab) -> None:
     row = table.get_by_role("row", name="eyes")
     expect(row).to_contain_text("▲ above chance")
     expect(row.get_by_role("cell")).to_have_text(["75.065.0 to 85.0", "30.0", "0.80"])
-    expect(table.get_by_role("row", name="tail")).to_contain_text("as chance")
+    expect(table.get_by_role("row", name="tail")).to_contain_text("not above chance")
     unmeasured = table.get_by_role("row", name="never_measured")
     expect(unmeasured.get_by_role("cell")).to_have_text(["–", "–", "–"])
 

@@ -36,8 +36,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_everything_is_written(found: Explanation, tmp_path: Path) -> None:
+    for name in ("image-9.png", "image-12.svg", "my-image-1.png"):
+        (tmp_path / name).write_text("of an earlier run")
     path = write_explanation(found, tmp_path, title="What groups look at")
-    names = {file.name for file in tmp_path.iterdir()}
+    names = {file.name for file in tmp_path.iterdir()} - {"my-image-1.png"}
     drawn = ("image-1", "image-2", "image-3", "layers", "histogram", "variance", "classes")
     assert names == {"report.html", "groups.csv"} | {
         f"{name}.{end}" for name in drawn for end in ("png", "svg")
@@ -200,6 +202,21 @@ class TestNotebook:
     def test_images_that_are_none(self, images: Any) -> None:
         with pytest.raises(InputError):
             sgekit.explain(network(), images)
+
+    def test_networks_of_any_precision_compiled_and_without_classes(self) -> None:
+        for made in (network().bfloat16(), network().double()):
+            assert "image-1" in sgekit.explain(made, Image.new("RGB", (40, 40)))
+        compiled: Any = torch.compile(network(), backend="eager")
+        assert "image-1" in sgekit.explain(compiled, torch.randn(1, 3, 32, 32))
+        maps = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+        assert "image-1" in sgekit.explain(maps, torch.randn(1, 3, 32, 32), group_count=2)
+        with pytest.raises(InputError, match="doesn't take images of shape"):
+            sgekit.explain(network(), torch.randn(1, 4, 32, 32))
+        with pytest.raises(InputError, match="at least 1"):
+            sgekit.explain(network(), torch.randn(1, 3, 32, 32), top=0)
+        for wrong in (torch.zeros(1, 3, 32, 32).long(), torch.full((1, 3, 32, 32), torch.nan)):
+            with pytest.raises(InputError, match="without NaN and infinity"):
+                sgekit.explain(network(), wrong)
 
     def test_a_network_without_a_place(self) -> None:
         with pytest.raises(InputError, match="no attention layers and no place for any"):

@@ -37,7 +37,7 @@ def test_a_look_alike_is_pasted_where_the_object_is_not() -> None:
     objects = torch.zeros(2, 1, 8, 8)
     objects[0, 0, :4, :4] = 1
     objects[1, 0, 2:6, 2:6] = 1
-    pictures, valid = _pasted(inputs, objects)
+    pictures, valid = _pasted(inputs, objects, inputs.flip(0), objects.flip(0))
     assert valid is not None
     changed = (pictures[0] != 0).any(0)
     assert changed.sum() == 4  # the other's 4 x 4 object at half its size
@@ -49,7 +49,7 @@ def test_an_object_on_another_background() -> None:
     inputs = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     objects = torch.zeros(2, 1, 4, 4)
     objects[:, :, :2] = 1
-    moved = _moved(inputs, objects)
+    moved = _moved(inputs, objects, inputs.flip(0), objects.flip(0))
     assert moved[0, :, :2].eq(0).all()
     assert moved[0, :, 2:].eq(1).all()
     assert moved[1, :, 2:].eq(0).all()
@@ -76,3 +76,18 @@ def test_pictures_without_regions_have_noise_and_crops() -> None:
     found = stability(looked, 3, item, None)
     assert [entry.name for entry in found] == ["none", "noise", "crop"]
     assert all(entry.accuracy is None for entry in found)
+
+
+def test_no_batch_size_changes_what_is_measured() -> None:
+    data, looked = scenes(5), subject()
+
+    def item(number: int) -> Item:
+        marked = data.split[number]
+        return looked.item(marked.image, marked.masks, data.regions, marked.label, "")
+
+    one, other = ({e.name: e for e in stability(looked, 5, item, 0, batch_size=n)} for n in (1, 3))
+    assert list(one) == list(other) == ["none", "noise", "crop", "look-alike", "background"]
+    assert one["none"].accuracy == other["none"].accuracy
+    assert one["crop"].correlation == pytest.approx(other["crop"].correlation, abs=1e-4)
+    assert one["background"].images == other["background"].images == 5
+    assert all(-1 <= e.low <= e.high <= 1 for e in one.values() if e.name != "none")

@@ -53,8 +53,9 @@ def capture(
     network without attention and leaves what it computes as it is. Layers with other channels out
     than in are left out.
 
-    The network's outputs, gradients, mode and random state are unchanged; each recorded layer
-    computes its gate a second time. The hooks are gone when the block ends, also by an exception.
+    The network's mode and random state are unchanged, its outputs and gradients too, but for
+    rounding where a block would have run as one fused operation. Each recorded layer computes its
+    gate a second time. The hooks are gone when the block ends, also by an exception.
 
     Raises `InputError` where a name in ``layers`` is not such a layer of ``model``. A model without
     any yields an empty dict.
@@ -71,7 +72,7 @@ def capture(
         found = {name: found[name] for name in layers}
     records: dict[str, GateRecord] = {}
     handles = [
-        module.register_forward_hook(_recorder(name, records, groups))
+        module.register_forward_hook(_recorder(name, records, groups), with_kwargs=True)
         for name, module in found.items()
     ]
     try:
@@ -100,9 +101,12 @@ def watched(model: nn.Module, attention: Literal["sge", "all"] = "sge") -> dict[
 
 
 def _recorder(name: str, records: dict[str, GateRecord], groups: int | Literal["auto"]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def hook(
+        module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+    ) -> None:
         records.pop(name, None)  # the dict's order is that of the latest pass
-        record = _record(module, inputs[0].detach(), output.detach(), groups)
+        x = inputs[0] if inputs else next(iter(named.values()))
+        record = _record(module, x.detach(), output.detach(), groups)
         if record is not None:
             records[name] = record
 
@@ -115,7 +119,7 @@ def _record(
 ) -> GateRecord | None:
     dim = getattr(layer, "channel_dim", 1)
     first = x if dim == 1 else x.movedim(dim, 1)
-    if first.dim() < 3 or first.shape[2:].numel() <= 1:
+    if first.dim() < 3 or first.shape[2:].numel() <= 1 or first.numel() == 0:
         return None
     if isinstance(layer, SpatialGroupEnhance):
         before, gate = lengths_and_gate(first, layer)

@@ -33,7 +33,8 @@ class LayerSurvey:
     class_images: Tensor | None = None
 
     def add(self, record: GateRecord, labels: Tensor | None = None, classes: int = 0) -> None:
-        """Count a batch of maps (B, G, H, W); labels (B,) of ``classes`` classes, if known."""
+        """Count a batch of maps (B, G, H, W); labels (B,) of ``classes`` classes, -1 for
+        an image whose class is not known."""
         batch, _, *spatial = record.gate.shape
         height, width = spatial[0], spatial[-1]
         if height * width > self.size[0] * self.size[1]:
@@ -88,7 +89,8 @@ class LayerSurvey:
         if self.by_class is None or self.class_images is None:
             self.by_class = torch.zeros(classes, means.shape[1], dtype=torch.float64)
             self.class_images = torch.zeros(classes, dtype=torch.float64)
-        labels = labels.cpu()
+        known = labels.cpu() >= 0
+        labels, means = labels.cpu()[known], means[known]
         self.by_class.index_add_(0, labels, means)
         self.class_images += torch.bincount(labels, minlength=classes)
 

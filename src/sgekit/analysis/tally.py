@@ -9,9 +9,21 @@ from torch import Tensor
 from sgekit.analysis.alignment import Alignment
 
 BLOCKS = 10
-"""Images go round the blocks by their number; even and odd blocks are the two halves."""
+"""Even and odd ones are the two halves of the images."""
 
 _BY_GROUP = ("pointing", "energy", "auroc", "iou", "iou_shuffled", "contrast")
+
+
+def block_of(numbers: Tensor) -> Tensor:
+    """The block, from 0 to BLOCKS - 1, of each image's number.
+
+    As if by lot, and always the same: by turns, data whose classes go round would have other
+    classes in one half than in the other.
+    """
+    mixed = numbers.long() + 0x9E3779B9
+    for shift in (16, 15, 16):
+        mixed = ((mixed ^ (mixed >> shift)) * 0x45D9F3B) & 0xFFFFFFFF
+    return (mixed >> 8) % BLOCKS
 
 
 @dataclass
@@ -33,7 +45,7 @@ class Tally:
         """Count a batch of maps of so many cells, whose first image is the ``first``-th of all."""
         batch, _, regions = found.pointing.shape
         counted = found.counted.cpu()
-        block = (first + torch.arange(batch)) % BLOCKS
+        block = block_of(first + torch.arange(batch))
         if self.images is None:
             self.images, self.chance, self.share = (
                 torch.zeros(BLOCKS, regions, dtype=torch.float64) for _ in range(3)

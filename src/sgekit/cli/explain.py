@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from sgekit.analysis.capture import watched
 from sgekit.cli import options as shared
 from sgekit.cli import output
 from sgekit.errors import InputError
@@ -51,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--groups",
-        type=shared.comma_numbers,
+        type=_numbers,
         default=(),
         metavar="INT,...",
         help="groups to draw (the most selective)",
@@ -91,6 +92,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps (auto)"
     )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Groups between commas."""
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in shared.comma_list(text)))
+    except ValueError:
+        found = (-1,)
+    if not found or min(found) < 0:
+        raise argparse.ArgumentTypeError(f"got {text!r}; groups are numbers from 0, as in 3,17")
+    return found
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -189,5 +201,7 @@ def _extras(
     if not options.grad_cam or not isinstance(subject, Classifier):
         return []
     inputs = [shown.inputs for shown in found.seen.shown]
-    maps = grad_cam(subject.network, inputs, last_block(subject.layers), device)
+    maps = grad_cam(
+        subject.network, inputs, last_block(list(watched(subject.network, "all"))), device
+    )
     return [("Grad-CAM", values) for values in maps]

@@ -149,9 +149,12 @@ class _Objects:
 
 
 def _box(shape: tuple[int, int], box: list[float]) -> Mask:
-    """The pixels of a box x0, y0, x1, y1, at least one."""
+    """The pixels of a box x0, y0, x1, y1, at least one where it is in the picture at all."""
     mask = np.zeros(shape, dtype=np.bool_)
-    x0, y0 = (min(int(side), limit - 1) for side, limit in zip(box[:2], shape[::-1], strict=True))
+    height, width = shape
+    if box[2] <= 0 or box[3] <= 0 or box[0] >= width or box[1] >= height:
+        return mask
+    x0, y0 = max(0, int(box[0])), max(0, int(box[1]))
     mask[y0 : max(y0 + 1, round(box[3])), x0 : max(x0 + 1, round(box[2]))] = True
     return mask
 
@@ -188,7 +191,9 @@ class _Files:
         }
         for name, boxes in self.boxes[index].items() if self.boxes else ():
             for box in boxes:
-                mask = _box(picture.shape, box)
+                mask = _box((image.height, image.width), box)
+                if not mask.any():
+                    continue
                 found[name] = found[name] | mask if name in found else mask
         return Marked(image, self.labels[index], found)
 
@@ -223,28 +228,40 @@ def _listed(path: Path, split: str) -> list[str]:
 
 def _trimaps(path: Path) -> RegionData:
     content = _json(path / "annotations.json")
+    whole = "foreground"
     try:
+        classes = tuple(str(name) for name in content.get("classes") or ())
+        if whole in {str(entry["name"]) for entry in content.get("categories", [])}:
+            whole = "foreground of the trimap"
         entries = sorted(content["images"], key=lambda entry: entry["file_name"])
         names = {entry["id"]: str(entry["name"]) for entry in content.get("categories", [])}
         boxes: dict[Any, dict[str, tuple[list[float], ...]]] = {}
         for note in content.get("annotations", []):
             x, y, width, height = map(float, note["bbox"])
+            if not np.isfinite([x, y, width, height]).all():
+                raise ValueError(f"the box {note['bbox']}, which is not finite")
             own = boxes.setdefault(note["image_id"], {})
             name = names[note["category_id"]]
             own[name] = (*own.get(name, ()), [x, y, x + width, y + height])
         files = _Files(
             tuple(path / "images" / entry["file_name"] for entry in entries),
             tuple(path / "trimaps" / f"{Path(entry['file_name']).stem}.png" for entry in entries),
-            tuple(entry.get("label") for entry in entries),
-            {"foreground": (1, 3)},
+            tuple(_label(entry.get("label"), classes) for entry in entries),
+            {whole: (1, 3)},
             tuple(boxes.get(entry["id"], {}) for entry in entries),
         )
-    except (KeyError, TypeError, ValueError) as problem:
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise InputError(f"{path}/annotations.json lacks or garbles {problem}") from None
-    found = _checked(path, files, "foreground", tuple(content.get("classes", ())))
-    return RegionData(
-        path.name, ("foreground", *names.values()), "foreground", found.classes, files
-    )
+    _checked(path, files, whole, classes)
+    return RegionData(path.name, (whole, *names.values()), whole, classes, files)
+
+
+def _label(value: Any, classes: tuple[str, ...]) -> int | None:
+    if value is None or not classes:
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(classes):
+        raise ValueError(f"the label {value!r}; labels are numbers from 0 to {len(classes) - 1}")
+    return value
 
 
 def _checked(path: Path, files: _Files, whole: str, classes: tuple[str, ...]) -> RegionData:

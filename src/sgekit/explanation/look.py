@@ -72,7 +72,7 @@ def look(
     images each step took. With ``skip_bad`` items that raise InputError are named in ``skipped``.
     Raises InputError where nothing is left, or no watched layer has a map of two positions.
     """
-    seen, wanted = Seen(), set(show)
+    seen, wanted = Seen(), deque(sorted(show))
     generator = torch.Generator().manual_seed(0)
     for numbers, items in batches(count, item, batch_size, seen.skipped if skip_bad else None):
         done = 0
@@ -130,7 +130,7 @@ def _add(
     subject: Subject,
     looked: Looked,
     numbers: Sequence[int],
-    wanted: set[int],
+    wanted: deque[int],
     maps: Sequence[str],
     generator: torch.Generator,
 ) -> None:
@@ -140,11 +140,15 @@ def _add(
     marked = len(masks) == len(items)
     guesses = None if looked.logits is None else looked.logits.argmax(1).cpu()
     if guesses is not None and labels is not None:
-        seen.labelled += len(items)
+        seen.labelled += int((labels >= 0).sum())
         seen.correct += int((guesses == labels).sum())
     covers: dict[tuple[int, int], Tensor] = {}
     kept: dict[str, tuple[Tensor, Tensor]] = {}
-    keep = [place for place, number in enumerate(numbers) if number in wanted]
+    keep: list[int] = []
+    for place, number in enumerate(numbers):
+        if wanted and number >= wanted[0]:  # itself, or the next one that can be read
+            wanted.popleft()
+            keep.append(place)
     for name, record in looked.records.items():
         survey = seen.surveys.setdefault(name, LayerSurvey())
         survey.add(record, labels, len(subject.classes))
@@ -192,11 +196,10 @@ def _align(
 
 
 def labels_of(items: Iterable[Item], classes: int) -> Tensor | None:
-    """The items' labels, (B,), where all have one that the network knows."""
+    """The items' labels, (B,), -1 where the network doesn't know it; None where it knows none."""
     labels = [item.label for item in items]
-    if classes == 0 or any(label is None or label >= classes for label in labels):
-        return None
-    return torch.tensor(labels)
+    known = [-1 if label is None or label >= classes else label for label in labels]
+    return torch.tensor(known) if any(label >= 0 for label in known) else None
 
 
 def pooled(maps: Tensor) -> Tensor:

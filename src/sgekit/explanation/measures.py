@@ -68,8 +68,8 @@ class Found:
 @dataclass(frozen=True)
 class PartScore:
     """``score`` is the mean of `Found.score` over the parts: 0 is chance, 1 always right. ``low``
-    and ``high`` leave out one block of images after another (jackknife), None where images are
-    too few; they tell what other images would, not other trainings."""
+    and ``high`` leave out one block of images after another (jackknife), the groups as they were
+    chosen; None where images are too few. They tell of other images, not of other trainings."""
 
     score: float
     low: float | None
@@ -171,32 +171,38 @@ def part_score(
     if not found:
         return None
     score = float(np.mean([part.score for part in found]))
-    pseudo = []
     some = next(iter(tallies.values())).images
     if some is None or not bool((some[:, columns].sum(1) > 0).all()):
         return PartScore(score, None, None, tuple(found))
+    pseudo = []
     for block in range(BLOCKS):
-        left = [
-            part
-            for number in columns
-            if (part := _found(tallies, regions[number], number, without=block)) is not None
-        ]
-        if len(left) != len(found):
-            return PartScore(score, None, None, tuple(found))
-        pseudo.append(BLOCKS * score - (BLOCKS - 1) * float(np.mean([p.score for p in left])))
+        left = [_judged(tallies, part, regions.index(part.region), without=block) for part in found]
+        pseudo.append(BLOCKS * score - (BLOCKS - 1) * float(np.mean(left)))
+    if not np.isfinite(pseudo).all():  # a part is in one block of a half only
+        return PartScore(score, None, None, tuple(found))
     reach = float(stats.t.ppf(1 - LEVEL / 2, BLOCKS - 1) * np.std(pseudo, ddof=1) / BLOCKS**0.5)
     return PartScore(score, max(-1.0, score - reach), min(1.0, score + reach), tuple(found))
 
 
-def _found(
-    tallies: Mapping[str, Tally], region: str, number: int, without: int | None = None
-) -> Found | None:
-    halves = [half if without is None else half[half != without] for half in _HALVES]
+def _judged(tallies: Mapping[str, Tally], part: Found, number: int, without: int) -> float:
+    """The part's score with the groups as they were chosen, and one block of images left out.
+
+    The choice stands: another group's being chosen would jump, which a jackknife can't take.
+    """
+    scores = []
+    for half, layer, group in zip(_HALVES[::-1], part.layers, part.groups, strict=True):
+        rest, tally = half[half != without], tallies[layer]
+        luck = float(tally.chance_of(rest)[number])
+        scores.append((float(tally.mean("pointing", rest)[group, number]) - luck) / (1 - luck))
+    return float(np.mean(scores))
+
+
+def _found(tallies: Mapping[str, Tally], region: str, number: int) -> Found | None:
     chosen: list[tuple[str, int]] = []
     pointing: list[float] = []
     chance: list[float] = []
     images = 0
-    for choose, judge in (halves, halves[::-1]):
+    for choose, judge in (_HALVES, _HALVES[::-1]):
         best: tuple[float, str, int] | None = None
         for layer, tally in tallies.items():
             luck = tally.chance_of(choose)[number]

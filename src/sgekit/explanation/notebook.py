@@ -45,6 +45,8 @@ def explain(
     state are left as they are. Raises `InputError` for a layer or group that there is not (with
     those that there are), an image that cannot be read, and a network without places for attention.
     """
+    if top < 1:
+        raise InputError(f"top = {top} groups cannot be drawn: ask for at least 1")
     device = next((str(p.device) for p in model.parameters()), "cpu")
     if isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform):
         if isinstance(images, Tensor):
@@ -53,6 +55,8 @@ def explain(
     elif isinstance(images, Tensor):
         if images.dim() != 4 or len(images) == 0:
             raise InputError(f"images (B, 3, H, W) are needed, not {tuple(images.shape)}")
+        if not images.is_floating_point() or not bool(images.isfinite().all()):
+            raise InputError("images are floats as the model takes them, without NaN and infinity")
         subject = _Prepared(model, device, images, _one(layer), group_count)
     else:
         subject = Classifier(model, device, groups=group_count, layers=_one(layer))

@@ -59,7 +59,7 @@ class RegionScore:
 
     ``pointing``: share of images whose strongest cell lies in the region, ``low`` to ``high`` its
     95 % interval; ``chance``: the same for a cell drawn blindly; ``auroc``: how often a cell in the
-    region is stronger than one outside; ``significant``: pointing differs from chance.
+    region is stronger than one outside; ``significant``: pointing is above chance.
     """
 
     pointing: float

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from functools import partial
@@ -19,7 +20,7 @@ from sgekit.errors import InputError
 from sgekit.explanation import figures
 from sgekit.explanation.explained import Explanation
 from sgekit.explanation.look import Shown
-from sgekit.explanation.measures import Finding
+from sgekit.explanation.measures import Finding, PartScore
 from sgekit.explanation.page import (
     GroupEntry,
     ImageEntry,
@@ -63,6 +64,9 @@ def write_explanation(
     and a folder that cannot be written.
     """
     layer, groups = drawn_groups(found, layer, groups, top)
+    for file in out.glob("*"):  # of an earlier run with more images, or with classes
+        if re.fullmatch(r"(image-\d+|classes)\.(png|svg)", file.name):
+            file.unlink()
     _images(found, out, layer, groups, extras)
     drawn = _figures(found, out, layer)
     write_csv(found, out / "groups.csv")
@@ -291,11 +295,9 @@ def plain(found: Explanation) -> dict[str, Any]:
                 "groups_with_a_part_of_their_own": len(found.own[name]),
                 "groups": sum(len(s.mean("gate")) for s in found.seen.surveys.values()),
                 "parts_of_their_own": sorted(set(found.own[name].values())),
-                "parts_found": score.found,
-                **{key: value for key, value in asdict(score).items() if key != "parts"},
-                "parts": [asdict(part) for part in score.parts],
+                **_of_score(found.scores.get(name)),
             }
-            for name, score in found.scores.items()
+            for name in found.findings
         },
         "layers": {
             name: {
@@ -315,6 +317,12 @@ def plain(found: Explanation) -> dict[str, Any]:
     }
     finite: dict[str, Any] = _finite(result)
     return finite
+
+
+def _of_score(score: PartScore | None) -> dict[str, Any]:
+    if score is None:
+        return {"parts_found": None, "score": None, "low": None, "high": None, "parts": []}
+    return {"parts_found": score.found, **asdict(score)}
 
 
 def _score(found: Explanation) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from sgekit.data import open_data
 from sgekit.data.contract import Split
 from sgekit.data.decode import decode
 from sgekit.data.regions import Marked, MarkedSplit, RegionData, open_regions
+from sgekit.errors import InputError
 from sgekit.training.evaluate import find_images
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
@@ -68,6 +69,8 @@ def open_source(
     if len(paths) == 1 and _is_data(Path(paths[0]).expanduser(), set(classes)):
         data = open_data(paths[0], skip_bad=skip_bad, eval_split=eval_split)
         return RegionData(data.name, (), None, data.classes, _Labelled(data.val))
+    if eval_split is not None:
+        raise InputError(f"there are no splits in {', '.join(paths)}, so none is {eval_split!r}")
     split: MarkedSplit = _Files(tuple(find_images([Path(p).expanduser() for p in paths])))
     name = Path(paths[0]).name if len(paths) == 1 else ""
     return RegionData(name, (), None, (), split)

@@ -14,7 +14,7 @@ from sgekit.analysis.alignment import coverage
 from sgekit.analysis.capture import GateRecord
 from sgekit.explanation.look import batches, labels_of
 from sgekit.explanation.measures import LEVEL
-from sgekit.explanation.subject import Classifier, Item, looking, maps_of
+from sgekit.explanation.subject import Classifier, Item
 
 NOISE = 0.1
 """Standard deviation of the noise, as a share of the brightness range."""
@@ -63,40 +63,46 @@ def stability(
     """Disturb ``count`` pictures in every way that they allow.
 
     Noise and an enlarged centre always; with ``whole``, the number of the region of the object
-    among the items' masks, also another picture's object pasted beside it at half its size, and
-    the background of another picture (whose own object is filled with that background's mean
+    among the items' masks, also what the picture before gives: its object pasted beside at half
+    its size, and its background (where its own object is filled with that background's mean
     colour). The first entry is the undisturbed picture.
     """
     sums: dict[str, _Sums] = {}
     generator = torch.Generator().manual_seed(0)
+    before: Item | None = None
     for _, items in batches(count, item, batch_size, []):
         inputs = torch.stack([one.inputs for one in items])
         labels = labels_of(items, len(subject.classes))
-        plain, logits = _run(subject, inputs)
+        plain, logits = subject.run(inputs)
         _count(sums.setdefault("none", _Sums()), logits, labels)
-        for name, (pictures, valid) in _disturbed(inputs, items, whole, generator).items():
-            records, logits = _run(subject, pictures)
+        for name, (pictures, valid) in _disturbed(items, before, whole, generator).items():
+            records, logits = subject.run(pictures)
             entry = sums.setdefault(name, _Sums())
             _count(entry, logits, labels)
             entry.correlations += _correlations(plain, records, valid, name == "crop")
             if name == "look-alike" and valid is not None and whole is not None:
                 entry.pulls += _pulls(records, valid, _objects(items, whole))
+        before = items[-1]
     return [_told(name, entry) for name, entry in sums.items()]
 
 
 def _disturbed(
-    inputs: Tensor, items: Sequence[Item], whole: int | None, generator: torch.Generator
+    items: Sequence[Item], before: Item | None, whole: int | None, generator: torch.Generator
 ) -> dict[str, Disturbed]:
+    inputs = torch.stack([one.inputs for one in items])
     deviation = NOISE / torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]
     noise = torch.randn(inputs.shape, generator=generator) * deviation
     found: dict[str, Disturbed] = {
         "noise": (inputs + noise, None),
         "crop": (_centre(inputs, inputs.shape[2:]), None),
     }
-    if whole is not None and len(items) > 1:
-        objects = _objects(items, whole)
-        found["look-alike"] = _pasted(inputs, objects)
-        found["background"] = (_moved(inputs, objects), objects)
+    if whole is not None:
+        # The first of all has none before it: it takes the last of its batch, or, alone, itself.
+        others = [before or items[-1], *items[:-1]]
+        other = torch.stack([one.inputs for one in others])
+        objects, their = _objects(items, whole), _objects(others, whole)
+        found["look-alike"] = _pasted(inputs, objects, other, their)
+        found["background"] = (_moved(inputs, objects, other, their), objects)
     return found
 
 
@@ -114,11 +120,11 @@ def _centre(maps: Tensor, size: Sequence[int]) -> Tensor:
     return found
 
 
-def _pasted(inputs: Tensor, objects: Tensor) -> Disturbed:
-    """The next picture's object at half size, in the corner that holds least of one's own."""
+def _pasted(inputs: Tensor, objects: Tensor, other: Tensor, their: Tensor) -> Disturbed:
+    """The other picture's object at half size, in the corner that holds least of one's own."""
     half = [int(side * _LOOKALIKE) for side in inputs.shape[2:]]
-    others = interpolate(inputs.roll(1, 0), size=half, mode="bilinear", antialias=True)
-    shapes = interpolate(objects.roll(1, 0), size=half, mode="nearest")
+    others = interpolate(other, size=half, mode="bilinear", antialias=True)
+    shapes = interpolate(their, size=half, mode="nearest")
     pictures, valid = inputs.clone(), torch.ones_like(objects)
     for number in range(len(inputs)):
         corner = min(
@@ -140,26 +146,18 @@ def _corners(half: Sequence[int], size: Sequence[int]) -> list[tuple[slice, slic
     ]
 
 
-def _moved(inputs: Tensor, objects: Tensor) -> Tensor:
-    """Each object on the next picture's background."""
-    ground = 1 - objects
-    mean = (inputs * ground).sum((2, 3), keepdim=True) / ground.sum((2, 3), keepdim=True).clamp_min(
-        1
-    )
-    empty = inputs * ground + mean * objects
-    return inputs * objects + empty.roll(1, 0) * ground
+def _moved(inputs: Tensor, objects: Tensor, other: Tensor, their: Tensor) -> Tensor:
+    """Each object on the other picture's background."""
+    ground = 1 - their
+    area = ground.sum((2, 3), keepdim=True).clamp_min(1)
+    empty = other * ground + (other * ground).sum((2, 3), keepdim=True) / area * their
+    return inputs * objects + empty * (1 - objects)
 
 
-def _run(subject: Classifier, inputs: Tensor) -> tuple[dict[str, GateRecord], Tensor]:
-    with looking(subject.network, subject.layers, subject.groups) as records:
-        logits = subject.network(inputs.to(subject.device))
-    return maps_of(records), logits.cpu()
-
-
-def _count(entry: _Sums, logits: Tensor, labels: Tensor | None) -> None:
-    if labels is not None:
-        entry.labelled += len(labels)
-        entry.correct += int((logits.argmax(1) == labels).sum())
+def _count(entry: _Sums, logits: Tensor | None, labels: Tensor | None) -> None:
+    if labels is not None and logits is not None:
+        entry.labelled += int((labels >= 0).sum())
+        entry.correct += int((logits.argmax(1).cpu() == labels).sum())
 
 
 def _correlations(
@@ -224,8 +222,8 @@ def _told(name: str, entry: _Sums) -> Stability:
         name,
         len(values),
         mean,
-        mean - reach,
-        mean + reach,
+        max(-1.0, mean - reach),
+        min(1.0, mean + reach),
         entry.correct / entry.labelled if entry.labelled else None,
         float(np.mean(pulls)) if pulls else None,
     )

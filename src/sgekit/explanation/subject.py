@@ -87,6 +87,8 @@ class Classifier:
         layers: Sequence[str] | None = None,
         groups: Groups = "auto",
     ) -> None:
+        # Compiled networks are looked at as they are inside.
+        network = getattr(network, "_orig_mod", network)
         self.network = marked(network).to(device)
         self.device, self.groups = device, groups
         self.classes = who.classes if who else ()
@@ -117,10 +119,25 @@ class Classifier:
         return Item(inputs, to_picture(inputs), stack, label, name)
 
     def look(self, items: Sequence[Item]) -> Iterator[Looked]:
-        batch = torch.stack([item.inputs for item in items]).to(self.device)
-        with looking(self.network, self.layers, self.groups) as records:
-            logits = self.network(batch)
-        yield Looked(items, maps_of(records), logits if isinstance(logits, Tensor) else None)
+        records, logits = self.run(torch.stack([item.inputs for item in items]))
+        yield Looked(items, records, logits)
+
+    def run(self, inputs: Tensor) -> tuple[dict[str, GateRecord], Tensor | None]:
+        """The records and logits, if there are any, of inputs (B, 3, H, W).
+
+        Raises `InputError` where the network doesn't take them.
+        """
+        parameter = next(self.network.parameters(), inputs)
+        try:
+            with looking(self.network, self.layers, self.groups) as records:
+                logits = self.network(inputs.to(self.device, parameter.dtype))
+        except RuntimeError as problem:
+            raise InputError(
+                f"the network doesn't take images of shape {tuple(inputs.shape)}: "
+                f"{str(problem).splitlines()[0]}"
+            ) from problem
+        scores = isinstance(logits, Tensor) and logits.dim() == 2
+        return maps_of(records), logits.float() if scores else None
 
 
 class Detector:

@@ -32,7 +32,12 @@ def summary(found: Explanation) -> Iterator[str]:
         "ratio": f"{groups} groups of channels in {layers} attention layers that are not SGE's, "
         "whose maps are the length after by that before",
     }[found.kind]
-    accuracy = "" if found.accuracy is None else f" Top-1 on them: {100 * found.accuracy:.1f} %."
+    accuracy = ""
+    if found.accuracy is not None:
+        which = "them"
+        if seen.labelled < seen.images:
+            which = f"the {seen.labelled:,} of them whose class the network knows"
+        accuracy = f" Top-1 on {which}: {100 * found.accuracy:.1f} %."
     count = f"{seen.images:,} image" + ("s" if seen.images != 1 else "")
     yield f"{count}{f' of {data.name}' if data.name else ''}, {where}.{accuracy}"
     if found.score is not None:

@@ -73,8 +73,8 @@ function scoreRow(name, score) {
 }
 
 function verdict(score) {
-  if (!score.significant) return "as chance";
-  return score.pointing > score.chance ? "▲ above chance" : "▼ below chance";
+  if (!score.significant) return "not above chance";
+  return "▲ above chance";
 }
 
 function track(score) {
