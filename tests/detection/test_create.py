@@ -34,7 +34,13 @@ def layers(model: nn.Module) -> list[str]:
     return [name for name, m in model.named_modules() if isinstance(m, SpatialGroupEnhance)]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("faster_rcnn", "mask_rcnn") else [])
+        for name in DETECTORS
+    ],
+)
 def test_every_detector_trains_and_detects(name: str) -> None:
     model = small.detector(name, "sge_" + small.BACKBONE)
     assert (model.detector_name, model.num_classes, model.loaded) == (name, 3, None)
@@ -93,7 +99,14 @@ def test_where_attention_stands() -> None:
     assert isinstance(with_se.layer1[0].se, ATTENTION["se"])
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto", "regnetx_002"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "mobilenetv3_small_050",
+        pytest.param("convnext_atto", marks=pytest.mark.slow),
+        pytest.param("regnetx_002", marks=pytest.mark.slow),
+    ],
+)
 def test_families(backbone: str) -> None:
     model: Any = on_meta("faster_rcnn", backbone, num_classes=3, attention="sge")
     image = torch.empty(1, 3, 128, 160, device="meta")

@@ -88,7 +88,12 @@ def test_groups_are_sorted(tab: Tab) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "image", "group", "row", "column"),
-    [("stem", 0, 2, 0, 5), ("stem", 1, 0, 5, 1), ("stem", 2, 3, 4, 4), ("other", 1, 1, 2, 3)],
+    [
+        ("stem", 1, 0, 5, 1),
+        ("other", 1, 1, 2, 3),
+        pytest.param("stem", 0, 2, 0, 5, marks=pytest.mark.slow),
+        pytest.param("stem", 2, 3, 4, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_hover_reads_the_cell(
     tab: Tab, layer: str, image: int, group: int, row: int, column: int

@@ -136,7 +136,7 @@ def test_groups_and_layers_that_there_are_not(found: Explanation, tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["none", "cbam", "se"])
+@pytest.mark.parametrize("name", ["none", "cbam", pytest.param("se", marks=pytest.mark.slow)])
 def test_figures_of_every_kind(name: str) -> None:
     data = scenes(3)
     found = explain_data(subject(name), data, show=1, disturb=False, maps=("gate",))

@@ -49,9 +49,9 @@ def check(model: nn.Module, x: Tensor, left: int = 0, **options: Any) -> nn.Modu
         ("sge_resnet18", 0),
         ("sge_resnet10_small", 0),
         ("resnet10t", 0),
-        ("mobilenetv2_035", 0),
+        pytest.param("mobilenetv2_035", 0, marks=pytest.mark.slow),
         ("regnety_002", 0),  # timm's norms with an activation
-        ("convnext_atto", 0),
+        pytest.param("convnext_atto", 0, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -239,7 +239,13 @@ def test_devices_dtypes_and_state(name: str) -> None:
     assert torch.equal(one.eval()(x), other.eval()(x))
 
 
-@pytest.mark.parametrize("name", EQUATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("cbam", "sk", "sa", "ema") else pytest.mark.slow)
+        for name in EQUATIONS
+    ],
+)
 def test_compiles_whole(name: str) -> None:
     layer = trained(name, 8, torch.float32)
     compiled: Any = torch.compile(layer, backend="eager", fullgraph=True, dynamic=False)

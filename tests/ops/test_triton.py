@@ -63,7 +63,14 @@ def run(
     return out | ({"residual": dz} if relu else {})
 
 
-@pytest.mark.parametrize("name", SHAPES)
+# The interpreter takes a second a case.
+QUICK = ("d6", "one-position", "1d", "3d")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in SHAPES],
+)
 @both_layouts
 def test_value_and_gradients(name: str, layout: str) -> None:
     check(name, layout)
@@ -102,7 +109,7 @@ def test_narrow_types(layout: str, dtype: torch.dtype, limit: float, cut: Cut) -
         assert truth.error(value, expected[key]).maximum <= limit, key
 
 
-@pytest.mark.parametrize("mean", [0.0, 1000.0])
+@pytest.mark.parametrize("mean", [pytest.param(0.0, marks=pytest.mark.slow), 1000.0])
 @both_layouts
 def test_constant_and_shifted_maps(mean: float, layout: str, cut: Cut) -> None:
     shape, groups = SHAPES["d6"]

@@ -77,6 +77,7 @@ with FakeTensorMode():
 """
 
 
+@pytest.mark.slow
 def test_compiled_graphs_hold_the_kernels() -> None:
     """On tensors without memory, as no GPU is needed for them."""
     pytest.importorskip("triton")

@@ -59,14 +59,26 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 frozen_or_not = pytest.mark.parametrize("frozen", [False, True], ids=["batch", "frozen"])
 
 
+# The interpreter takes a second a case.
+QUICK = ("d6", "one-position", "1d")
+
+
 @frozen_or_not
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(shape, id=name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name, shape in SHAPES.items()
+    ],
+)
 @both_layouts
 def test_value_and_gradients(shape: tuple[int, ...], layout: str, frozen: bool) -> None:
     of_cpu.check(of_cpu.make(shape, torch.float32, layout, frozen=frozen))
 
 
-@frozen_or_not
+@pytest.mark.parametrize(
+    "frozen", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["batch", "frozen"]
+)
 @both_layouts
 def test_value_and_gradients_in_pieces(layout: str, frozen: bool, cut: Cut) -> None:
     cut(6, 36)

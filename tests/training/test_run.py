@@ -44,7 +44,10 @@ def test_two_epochs_learn_something(colours: ImageData, tiny: Recipe, tmp_path: 
 
 @pytest.mark.parametrize(
     ("extra", "workers"),
-    [({}, 0), ({"ema_decay": 0.9, "drop_path": 0.2, "mixup": 0.2}, 2)],
+    [
+        pytest.param({}, 0, marks=pytest.mark.slow),
+        ({"ema_decay": 0.9, "drop_path": 0.2, "mixup": 0.2}, 2),
+    ],
 )
 def test_resuming_equals_not_stopping(
     colours: ImageData,
