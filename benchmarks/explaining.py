@@ -5,8 +5,8 @@ and memory over the number of images.
 
 Each round runs both over the same JPEG files of 224 pixels: the network alone on tensors that are
 ready, and everything that `sgekit explain` does until the figures are drawn: decode, resize, run,
-record all layers, sum up, keep the maps of some images. Memory is the process's largest resident set
-after so many images, each number in a process of its own.
+record all layers, sum up, keep the maps of some images. Memory is the process's largest resident
+set after so many images, each number in a process of its own.
 """
 
 import json
