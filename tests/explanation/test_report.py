@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -229,3 +230,20 @@ def test_regions_without_labels_have_no_accuracy() -> None:
     found = explain_data(subject(), unlabelled, disturb=False)
     assert found.accuracy is None
     assert found.score is not None
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_constant_gates_and_single_images_have_no_intervals(images: int) -> None:
+    looked = subject()
+    for module in looked.network.modules():
+        if images == 3 and isinstance(module, sgekit.SpatialGroupEnhance):
+            module.reset_parameters()  # gates of one constant
+    found = explain_data(looked, scenes(images))
+    rows = next(t for t in tables(found) if t.caption == "When the picture is disturbed").rows
+    cells = [row[1] for row in rows[1:]]
+    if images == 3:
+        assert set(cells) == {"–"}
+    else:
+        assert all(re.fullmatch(r"-?\d\.\d\d", cell) for cell in cells)
+    entry = plain(found)["stability"][1]
+    assert (entry["low"], entry["high"]) == (None, None)

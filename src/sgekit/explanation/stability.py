@@ -31,7 +31,7 @@ Disturbed = tuple[Tensor, Tensor | None]
 @dataclass(frozen=True)
 class Stability:
     """Of one disturbance: ``correlation`` of gates over positions, with and without it, the mean
-    over groups, layers and images with its 95 % interval; ``accuracy`` with it (None without
+    over groups, layers and images with its 95 % interval, NaN where it has none; ``accuracy`` with it (None without
     labels); ``pull``, of pasted look-alikes: the mean gate on them over that of the rest of the
     background."""
 
@@ -222,8 +222,8 @@ def _told(name: str, entry: _Sums) -> Stability:
         name,
         len(values),
         mean,
-        max(-1.0, mean - reach),
-        min(1.0, mean + reach),
+        float(np.maximum(-1.0, mean - reach)),  # which keep NaN
+        float(np.minimum(1.0, mean + reach)),
         entry.correct / entry.labelled if entry.labelled else None,
         float(np.mean(pulls)) if pulls else None,
     )

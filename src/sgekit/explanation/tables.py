@@ -8,6 +8,7 @@ from sgekit.explanation.explained import Explanation
 from sgekit.explanation.figures import GATE_NAMES
 from sgekit.explanation.measures import GOOD, OWN, Found, PartScore
 from sgekit.explanation.page import Table
+from sgekit.explanation.stability import Stability
 
 # So many names can be read in a sentence.
 _LISTED = 8
@@ -161,7 +162,7 @@ def _stability(found: Explanation) -> Table:
         rows.append(
             (
                 _DISTURBANCES[entry.name],
-                "–" if first else f"{entry.correlation:.2f} ({entry.low:.2f}–{entry.high:.2f})",
+                "–" if first else _correlation(entry),
                 "–" if entry.accuracy is None else f"{100 * entry.accuracy:.1f} %",
                 "–" if entry.pull is None else f"{entry.pull:.2f}",
             )
@@ -176,6 +177,14 @@ def _stability(found: Explanation) -> Table:
         "are left out. A background that replaces another has its own object filled with its mean "
         "colour.",
     )
+
+
+def _correlation(entry: Stability) -> str:
+    if not np.isfinite(entry.correlation):
+        return "–"  # all maps are constant
+    if not np.isfinite(entry.low):
+        return f"{entry.correlation:.2f}"
+    return f"{entry.correlation:.2f} ({entry.low:.2f}–{entry.high:.2f})"
 
 
 def _layer_row(found: Explanation, name: str) -> tuple[str, ...]:
