@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sgekit.analysis import capture
-from sgekit.analysis.maps import group_lengths, similarity
+from sgekit.analysis.maps import group_lengths, lengths_and_gate
 from sgekit.errors import InputError
 from sgekit.modules import ATTENTION, NoAttention, SpatialGroupEnhance
 
@@ -21,14 +21,16 @@ def layer(**options: object) -> SpatialGroupEnhance:
 def test_the_gate_is_the_layers_own(shift: float, memory: torch.memory_format) -> None:
     torch.manual_seed(1)
     x = (torch.randn(2, 12, 7, 5) + shift).to(memory_format=memory)
-    torch.testing.assert_close(similarity(x, layer()), layer().gate(x), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        lengths_and_gate(x, layer())[1], layer().gate(x), atol=2e-5, rtol=1e-4
+    )
 
 
 def test_constant_and_dead_groups_have_constant_gates() -> None:
     x = torch.randn(2, 12, 4, 4)
     x[:, :4] = 7.3
     x[:, 4:8] = 0
-    gate = similarity(x, layer())
+    gate = lengths_and_gate(x, layer())[1]
     for group in range(2):
         assert torch.equal(gate[:, group], layer().gate(x)[:, group])
         assert gate[:, group].min() == gate[:, group].max()
@@ -38,12 +40,12 @@ def test_options_of_the_layer_hold() -> None:
     x = torch.randn(2, 12, 4, 4)
     for options in ({"unbiased": False}, {"normalize": False}, {"eps": 0.5}):
         own = layer(**options)
-        torch.testing.assert_close(similarity(x, own), own.gate(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lengths_and_gate(x, own)[1], own.gate(x), atol=1e-5, rtol=1e-5)
 
 
 def test_half_precision_is_measured_in_float32() -> None:
     x = torch.randn(1, 12, 6, 6).half()
-    assert similarity(x, layer()).dtype == torch.float32
+    assert lengths_and_gate(x, layer())[1].dtype == torch.float32
     assert group_lengths(x, 3).dtype == torch.float32
 
 

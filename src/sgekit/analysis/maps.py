@@ -17,11 +17,6 @@ def group_lengths(x: Tensor, groups: int) -> Tensor:
     return torch.stack([_squares(image.float()) for image in grouped]).sqrt_()
 
 
-def similarity(x: Tensor, layer: SpatialGroupEnhance) -> Tensor:
-    """The layer's gate on x (B, C, *spatial), (B, G, *spatial) float32; see `lengths_and_gate`."""
-    return lengths_and_gate(x, layer)[1]
-
-
 def lengths_and_gate(x: Tensor, layer: SpatialGroupEnhance) -> tuple[Tensor, Tensor]:
     """`group_lengths` and the layer's gate on x (B, C, *spatial), (B, G, *spatial) float32 each.
 

@@ -11,7 +11,7 @@ from sgekit.analysis.selectivity import selectivity_of_images
 BINS = 120
 # Bins reach this far beyond the first images' largest length; what lies beyond is in the last.
 _ROOM = 1.25
-# Of every so many lengths one is put into the histogram: a tenth of a million tells its shape.
+# Of every so many lengths one is put into the histogram, which tells its shape as well.
 _STRIDE = 8
 
 

@@ -14,6 +14,7 @@ from sgekit.data.detection import DetectionData, DetectionSplit, Target
 from sgekit.detection.drawing import COLOURS
 from sgekit.detection.gates import detector_gate_examples
 from sgekit.errors import InputError
+from sgekit.explanation.explained import evenly
 from sgekit.models.contender import first_of
 from sgekit.training.checkpoint import load_network
 from sgekit.training.detection_loaders import to_tensor
@@ -89,8 +90,7 @@ def short_source(split: DetectionSplit, index: int) -> str:
 
 
 def _spread(indices: Sequence[int]) -> list[int]:
-    count = min(COUNT, len(indices))
-    return [indices[round((i + 0.5) * len(indices) / count - 0.5)] for i in range(count)]
+    return [indices[place] for place in evenly(len(indices), min(COUNT, len(indices)))]
 
 
 def _with_objects(split: DetectionSplit) -> list[int]:

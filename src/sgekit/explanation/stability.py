@@ -31,9 +31,9 @@ Disturbed = tuple[Tensor, Tensor | None]
 @dataclass(frozen=True)
 class Stability:
     """Of one disturbance: ``correlation`` of gates over positions, with and without it, the mean
-    over groups, layers and images with its 95 % interval, NaN where it has none; ``accuracy`` with it (None without
-    labels); ``pull``, of pasted look-alikes: the mean gate on them over that of the rest of the
-    background."""
+    over groups, layers and images with its 95 % interval, NaN where it has none; ``accuracy`` with
+    it (None without labels); ``pull``, of pasted look-alikes: the mean gate on them over that of
+    the rest of the background."""
 
     name: str
     images: int
