@@ -1,7 +1,6 @@
 """`sgekit.explain`: figures of a network's groups on a few images, for a notebook."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from sgekit.data.decode import decode, to_rgb
-from sgekit.data.regions import Marked, RegionData
 from sgekit.errors import InputError
 from sgekit.explanation import figures
-from sgekit.explanation.explained import explain_data
+from sgekit.explanation.look import look
 from sgekit.explanation.report import drawn_groups
 from sgekit.explanation.subject import Classifier, Detector, Item, Subject, as_picture
 
@@ -57,20 +55,27 @@ def explain(
             raise InputError(f"images (B, 3, H, W) are needed, not {tuple(images.shape)}")
         if not images.is_floating_point() or not bool(images.isfinite().all()):
             raise InputError("images are floats as the model takes them, without NaN and infinity")
-        subject = _Prepared(model, device, images, _one(layer), group_count)
+        subject = Classifier(model, device, groups=group_count, layers=_one(layer))
     else:
         subject = Classifier(model, device, groups=group_count, layers=_one(layer))
-    count = len(images) if isinstance(images, Tensor) else None
-    split = _Numbers(count) if count is not None else _Pictures(_listed(images))
-    if len(split) == 0:
+    given = images if isinstance(images, Tensor) else _listed(images)
+    if len(given) == 0:
         raise InputError("there are no images to look at")
-    data = RegionData("", (), None, (), split)
-    found = explain_data(subject, data, show=len(split), batch_size=16, maps=())
-    layer, groups = drawn_groups(found, layer, groups, top)
-    surveys = found.seen.surveys
+
+    def item(number: int) -> Item:
+        image, name = given[number], f"image {number + 1}"
+        if isinstance(image, Tensor):
+            return Item(image.detach(), as_picture(image.detach()), None, None, name)
+        if isinstance(image, Image.Image):
+            return subject.item(to_rgb(image), {}, (), None, name)
+        return subject.item(decode(image, str(image)), {}, (), None, str(image))
+
+    seen = look(subject, len(given), item, show=range(len(given)), batch_size=16, maps=())
+    surveys = seen.surveys
+    layer, groups = drawn_groups(surveys, layer, groups, top)
     drawn = {
         f"image-{number}": figures.overlays(shown, layer, groups, surveys[layer].kind)
-        for number, shown in enumerate(found.seen.shown, 1)
+        for number, shown in enumerate(seen.shown, 1)
     }
     drawn["layers"] = figures.through_layers(surveys)
     drawn["histogram"] = figures.histogram(surveys)
@@ -90,57 +95,3 @@ def _listed(images: object) -> list[Picture]:
     ):
         return list(images)
     raise InputError(f"images are pictures, files or a tensor (B, 3, H, W), not {type(images)}")
-
-
-@dataclass(frozen=True)
-class _Pictures:
-    images: Sequence[Picture]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Marked:
-        image = self.images[index]
-        read = to_rgb(image) if isinstance(image, Image.Image) else decode(image, str(image))
-        return Marked(read, None, {})
-
-    def source(self, index: int) -> str:
-        image = self.images[index]
-        return f"image {index + 1}" if isinstance(image, Image.Image) else str(image)
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    """Stands for a tensor's images, which are there already."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Marked:
-        return Marked(Image.new("RGB", (1, 1)), index, {})
-
-    def source(self, index: int) -> str:
-        return f"image {index + 1}"
-
-
-class _Prepared(Classifier):
-    """Takes a tensor's images as they are."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        device: str,
-        images: Tensor,
-        layers: Sequence[str] | None,
-        groups: int | Literal["auto"],
-    ) -> None:
-        super().__init__(network, device, layers=layers, groups=groups)
-        self._images = images.detach()
-
-    def item(
-        self, image: Image.Image, masks: object, regions: object, label: object, name: str
-    ) -> Item:
-        inputs = self._images[int(name.rpartition(" ")[2]) - 1]
-        return Item(inputs, as_picture(inputs), None, None, name)

@@ -4,7 +4,7 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from sgekit.analysis.survey import LayerSurvey
 from sgekit.errors import InputError
 from sgekit.explanation import figures
 from sgekit.explanation.explained import Explanation
@@ -63,7 +64,7 @@ def write_explanation(
     map for each shown image, such as Grad-CAM's. Raises `InputError` for a group that there is not
     and a folder that cannot be written.
     """
-    layer, groups = drawn_groups(found, layer, groups, top)
+    layer, groups = drawn_groups(found.seen.surveys, layer, groups, top)
     for file in out.glob("*"):  # of an earlier run with more images, or with classes
         if re.fullmatch(r"(image-\d+|classes)\.(png|svg)", file.name):
             file.unlink()
@@ -86,10 +87,9 @@ def write_explanation(
 
 
 def drawn_groups(
-    found: Explanation, layer: str | None, groups: Sequence[int], top: int = 4
+    surveys: Mapping[str, LayerSurvey], layer: str | None, groups: Sequence[int], top: int = 4
 ) -> tuple[str, list[int]]:
     """The layer and the groups that are drawn; `InputError` for a group that there is not."""
-    surveys = found.seen.surveys
     layer = figures.best_layer(surveys, top) if layer is None else layer
     if layer not in surveys:
         raise InputError(f"{layer} has maps of one position here; choose from {', '.join(surveys)}")
