@@ -17,7 +17,7 @@ def tally(maps: torch.Tensor, batch: int = 16) -> Tally:
     found = Tally()
     for first in range(0, len(maps), batch):
         some = maps[first : first + batch]
-        found.add(align(some, cover(len(some), first), generator), 36, first)
+        found.add(align(some, cover(len(some), first), generator), first)
     return found
 
 
@@ -49,7 +49,9 @@ def test_who_finds_what_and_who_does_not() -> None:
     assert own == {("layer", 0): "left", ("layer", 1): "right"}
     first = next(row for row in rows if (row.group, row.region) == (0, "left"))
     assert (first.pointing, first.images, first.significant) == (1, 120, True)
-    assert first.chance == pytest.approx(1 / 36)
+    # It points at each of six cells in a sixth of the images, as the part is in them; but not of the
+    # image itself.
+    assert first.chance == pytest.approx((6 * 20 * 20 - 120) / (120 * 119))
     assert first.auroc == 1
     assert first.pointing_low == pytest.approx(wilson(np.array([1.0]), 120)[0][0])
     noise = [row for row in rows if row.group > 1 and row.region in PARTS]
@@ -64,7 +66,7 @@ def test_the_score_is_that_of_the_parts_above_chance() -> None:
     assert (left.groups, right.groups) == ((0, 0), (1, 1))
     assert (left.pointing, left.score) == (1, 1)
     assert right.pointing == pytest.approx(6 / 7, abs=0.02)
-    assert right.chance == pytest.approx(1 / 36)
+    assert 0.1 < right.chance < 1 / 6
     assert score.score == pytest.approx((left.score + right.score) / 2)
     assert score.low is not None
     assert score.high is not None
@@ -85,20 +87,88 @@ def test_a_layer_whose_every_cell_holds_a_part_is_passed_over() -> None:
     generator = torch.Generator().manual_seed(0)
     coarse = Tally()
     cells = torch.full((40, 4, 1, 2), 0.4)
-    coarse.add(align(torch.rand(40, 2, 1, 2), cells, generator), 2, 0)
+    coarse.add(align(torch.rand(40, 2, 1, 2), cells, generator), 0)
     score = part_score({"coarse": coarse, "fine": tally(maps())}, REGIONS, PARTS)
     assert score is not None
     assert all(part.layers == ("fine", "fine") for part in score.parts[:2])
     assert part_score({"coarse": coarse}, REGIONS, PARTS) is None
 
 
-def test_the_p_value_is_the_binomials_where_all_chances_are_one() -> None:
+def test_the_p_value_is_the_binomials_of_the_larger_chance() -> None:
     rows = findings({"layer": tally(maps())}, REGIONS, PARTS)
+    larger = 0
     for row in rows:
         if row.region == "left":
             hits = round(row.pointing * row.images)
-            expected = stats.binom.sf(hits - 1, row.images, 1 / 36)
+            expected = stats.binom.sf(hits - 1, row.images, row.chance)
             assert row.p == pytest.approx(expected, rel=1e-6, abs=1e-12)
+            assert row.chance >= 1 / 36 - 1e-9
+            larger += row.chance > 1 / 36 + 1e-9
+    assert 0 < larger < 12
+
+
+def test_who_always_points_up_has_no_part_however_often_it_is_there() -> None:
+    torch.manual_seed(3)
+    images = 300
+    up = torch.rand(images) < 0.9
+    cells = torch.zeros(images, 1, 6, 6)
+    cells[up, 0, 0, 2] = 1
+    cells[~up, 0, 5, 2] = 1
+    fixed = torch.rand(images, 4, 6, 6) * 0.5
+    fixed[:, 0, 0, 2] += 1  # always the same cell
+    follows = fixed.clone()
+    follows[~up, 0, 0, 2] -= 1
+    follows[~up, 0, 5, 2] += 1
+    rows, scores = {}, {}
+    for name, values in (("fixed", fixed), ("follows", follows)):
+        found = Tally()
+        found.add(align(values, cells, torch.Generator().manual_seed(0)), 0)
+        rows[name] = findings({"layer": found}, ("part",), ("part",))
+        scores[name] = part_score({"layer": found}, ("part",), ("part",))
+    assert rows["fixed"][0].pointing == pytest.approx(rows["fixed"][0].chance, abs=0.005)
+    assert not own_parts(rows["fixed"], ("part",))
+    assert scores["fixed"] is not None
+    assert abs(scores["fixed"].score) < 0.05
+    assert own_parts(rows["follows"], ("part",)) == {("layer", 0): "part"}
+    assert scores["follows"] is not None
+    assert scores["follows"].score == 1
+
+
+def test_the_chance_of_swapped_maps_is_the_mean_over_all_pairs() -> None:
+    torch.manual_seed(4)
+    values, cells = torch.rand(30, 3, 4, 5), (torch.rand(30, 2, 4, 5) < 0.3).float()
+    cells[:7, 1] = 0  # absent in some
+    found = Tally()
+    for first in (0, 13):
+        last = 13 if first == 0 else 30
+        found.add(
+            align(values[first:last], cells[first:last], torch.Generator().manual_seed(0)), first
+        )
+    at = values.flatten(2).argmax(2)
+    for region in (0, 1):
+        there = [j for j in range(30) if cells[j, region].any()]
+        for group in range(3):
+            pairs = [
+                cells[j, region].flatten()[at[i, group]] for i in range(30) for j in there if i != j
+            ]
+            expected = float(torch.stack(pairs).mean())
+            assert float(found.habit_of()[group, region]) == pytest.approx(expected)
+    assert bool((found.chance_of() >= found.habit_of() - 1e-12).all())
+
+
+def test_maps_of_several_sizes_are_counted_on_the_cells_of_the_first() -> None:
+    found = Tally()
+    for turn, size in enumerate(((6, 6), (12, 12), (3, 3))):
+        values = torch.zeros(20, 1, *size)
+        values[:, :, 0, 0] = 1
+        cells = torch.zeros(20, 1, *size)
+        cells[:, 0, 0, 0] = 1
+        found.add(align(values, cells, torch.Generator().manual_seed(0)), 20 * turn)
+    assert found.places is not None
+    assert found.places.shape[2:] == (6, 6)
+    assert found.places.sum() == 60
+    # The coarse maps' corner has its centre in the next cell, which their region covers as well.
+    assert float(found.habit_of()) == pytest.approx((40 * 60 + 20 * 20 - 60) / (60 * 59))
 
 
 def test_few_images_have_a_score_without_interval() -> None:

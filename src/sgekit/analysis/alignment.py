@@ -15,7 +15,8 @@ from sgekit.errors import InputError
 
 
 class Alignment(NamedTuple):
-    """Of B images, G groups and R regions; (B, G, R) but for those that no group changes, (B, R).
+    """Of B images, G groups and R regions; (B, G, R) but for those that no group changes, (B, R),
+    and ``peak`` (B, G, h, w) and ``held`` (B, R, h, w).
 
     counted: whether the region is in the image and leaves some of it out; the rest means
     nothing where it is not. pointing: 1 where the highest cell holds a part of the region, else 0
@@ -24,7 +25,9 @@ class Alignment(NamedTuple):
     the region's share of the area, which it would be at shuffled positions. auroc: how often a
     position inside is higher than one outside, ties counting half; 0.5 if shuffled. iou: of the
     region and the cells above a threshold, at the image's best threshold; iou_shuffled the same
-    after one shuffle. contrast: the mean inside over the mean outside.
+    after one shuffle. contrast: the mean inside over the mean outside. peak: where each map
+    is highest, 1 in all (of several equally high cells each has its share). held: 1 where a cell
+    holds a part of the region.
     """
 
     counted: Tensor
@@ -36,6 +39,8 @@ class Alignment(NamedTuple):
     iou: Tensor
     iou_shuffled: Tensor
     contrast: Tensor
+    peak: Tensor
+    held: Tensor
 
 
 def coverage(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -67,28 +72,38 @@ def align(maps: Tensor, cover: Tensor, generator: torch.Generator) -> Alignment:
     counted = (area > 0) & (area < count)
     ordered, order = values.sort(dim=2, descending=True)
     runs = _Runs(ordered)
-    highest = runs.first
+    highest = runs.first / runs.first.sum(2, keepdim=True)
+    peak = torch.zeros_like(highest).scatter(2, order, highest)
+    held = (cells > 0).to(highest)
     shuffle = torch.randperm(count, generator=generator, device=maps.device)
     found: list[tuple[Tensor, ...]] = []
     total = values.sum(2)
     for region in range(cells.shape[1]):
         cell = cells[:, region]
         inside = _along(cell, order)
-        held = _along((cell > 0).float(), order)
         energy = (values * cell[:, None]).sum(2)
         size = area[:, region, None]
         within = energy / size
         without = (total - energy) / (count - size)
         roc, iou = _curves(runs.flatten(inside), size, count)
         _, shuffled = _curves(runs.flatten(_along(cell[:, shuffle], order)), size, count)
-        pointing = (held * highest).sum(2) / highest.sum(2)
+        pointing = (held[:, None, region] * peak).sum(2)
         found.append((pointing, energy / total, roc, iou, shuffled, within / without))
     pointing, energy, auroc, iou, shuffled, contrast = (
         torch.stack(values, 2) for values in zip(*found, strict=True)
     )
-    chance = (cells > 0).float().mean(2)
     return Alignment(
-        counted, pointing, chance, energy, area / count, auroc, iou, shuffled, contrast
+        counted,
+        pointing,
+        held.mean(2),
+        energy,
+        area / count,
+        auroc,
+        iou,
+        shuffled,
+        contrast,
+        peak.reshape(maps.shape),
+        held.reshape(cover.shape),
     )
 
 

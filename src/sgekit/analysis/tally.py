@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
 
 from sgekit.analysis.alignment import Alignment
 
@@ -32,7 +33,9 @@ class Tally:
 
     ``sums`` of the measures and, as "name_squares", of their squares; "contrast" is summed as its
     logarithm. ``images`` (BLOCKS, R) counts, ``chance`` and ``share`` (BLOCKS, R) are sums.
-    ``cells`` counts for each region how often a map of n cells held it in k of them.
+    ``cells`` counts for each region how often a map of n cells held it in k of them. ``places``
+    (BLOCKS, G, h, w) counts where each group points in all images, ``held`` (BLOCKS, R, h, w)
+    where each region is in those that count for it, on the cells of the first map.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -40,9 +43,11 @@ class Tally:
     chance: Tensor | None = None
     share: Tensor | None = None
     cells: list[Counter[tuple[int, int]]] = field(default_factory=list)
+    places: Tensor | None = None
+    held: Tensor | None = None
 
-    def add(self, found: Alignment, cells: int, first: int) -> None:
-        """Count a batch of maps of so many cells, whose first image is the ``first``-th of all."""
+    def add(self, found: Alignment, first: int) -> None:
+        """Count a batch of images, of which the first one is the ``first``-th of all."""
         batch, _, regions = found.pointing.shape
         counted = found.counted.cpu()
         block = block_of(first + torch.arange(batch))
@@ -64,9 +69,25 @@ class Tally:
             values = torch.where(counted[:, None], values, 0)
             self._sum(name, block, values)
             self._sum(f"{name}_squares", block, values.square())
-        held = (found.chance.cpu() * cells).round().long()
+        self._place(found, counted, block)
+        cells = found.held[0, 0].numel()
+        held = found.held.flatten(2).sum(2).long().cpu()
         for image, region in counted.nonzero().tolist():
             self.cells[region][int(held[image, region]), cells] += 1
+
+    def _place(self, found: Alignment, counted: Tensor, block: Tensor) -> None:
+        peak, held = found.peak.float().cpu(), found.held.float().cpu()
+        held = torch.where(counted[..., None, None], held, 0)
+        if self.places is None or self.held is None:
+            self.places = torch.zeros(BLOCKS, *peak.shape[1:])
+            self.held = torch.zeros(BLOCKS, *held.shape[1:])
+        size = self.places.shape[2:]
+        if peak.shape[2:] != size:
+            peak, held = _moved(peak, size), adaptive_max_pool2d(held, size)
+        self.places.index_add_(0, block, peak)
+        self.held.index_add_(0, block, held)
+        hits = torch.einsum("bghw,brhw->bgr", peak, held).double()
+        self._sum("placed", block, hits)
 
     def _sum(self, name: str, block: Tensor, values: Tensor) -> None:
         if name not in self.sums:
@@ -93,14 +114,48 @@ class Tally:
         return (spread.clamp_min(0) / (count - 1)).sqrt()
 
     def chance_of(self, blocks: Tensor | None = None) -> Tensor:
-        """(R,): the mean chance of pointing at each region."""
+        """(G, R): the mean chance of pointing at each region without following it.
+
+        The larger of two: that of positions drawn blindly, and that of a group which points where
+        it does in other images (`habit_of`).
+        """
         assert self.images is not None
         assert self.chance is not None
         some = slice(None) if blocks is None else blocks
-        return self.chance[some].sum(0) / self.images[some].sum(0)
+        shuffled = self.chance[some].sum(0) / self.images[some].sum(0)
+        habit = self.habit_of(blocks)
+        return torch.where(habit > shuffled, habit, shuffled)  # NaN, no pair of images: shuffled
+
+    def habit_of(self, blocks: Tensor | None = None) -> Tensor:
+        """(G, R): how often each group would hit a region if images had swapped their maps.
+
+        The mean over all pairs of one image's map and another's region: how often the group points
+        at a cell times how often the region is there, as the chance in Cohen's kappa. NaN without
+        a pair of images.
+        """
+        assert self.images is not None
+        assert self.places is not None
+        assert self.held is not None
+        some = slice(None) if blocks is None else blocks
+        places = self.places[some].sum(0).flatten(1).double()
+        held = self.held[some].sum(0).flatten(1).double()
+        pairs = places[0].sum() - 1
+        swapped = places @ held.T - self.sums["placed"][some].sum(0)
+        return swapped / (self.images[some].sum(0) * pairs)
 
     @property
     def area(self) -> Tensor:
         """(R,): the mean share of the map that each region covers."""
         assert self.share is not None
         return self.share.sum(0) / self.count
+
+
+def _moved(peak: Tensor, size: torch.Size) -> Tensor:
+    """The places (B, G, h, w) on a map of another ``size``, each in the cell of its centre."""
+    for dim, length in ((2, size[0]), (3, size[1])):
+        cells = peak.shape[dim]
+        target = ((torch.arange(cells) + 0.5) * length / cells).long()
+        shape = list(peak.shape)
+        shape[dim] = length
+        peak = peak.new_zeros(shape).index_add(dim, target, peak)
+    return peak

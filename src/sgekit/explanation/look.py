@@ -186,13 +186,12 @@ def _align(
     maps: Sequence[str],
     generator: torch.Generator,
 ) -> None:
-    cells = cover.shape[2] * cover.shape[3]
     tallies = seen.tallies.setdefault(layer, {})
     for name in maps:
         if name == "after" and record.kind == "similarity" and "before" in maps:
             continue  # the same
         found = align(small[name].cpu(), cover, generator)
-        tallies.setdefault(name, Tally()).add(found, cells, seen.images)
+        tallies.setdefault(name, Tally()).add(found, seen.images)
 
 
 def labels_of(items: Iterable[Item], classes: int) -> Tensor | None:

@@ -22,7 +22,10 @@ _HALVES = (torch.arange(0, BLOCKS, 2), torch.arange(1, BLOCKS, 2))
 
 @dataclass(frozen=True)
 class Finding:
-    """How well one group of one layer matches one region; fractions, 95 % intervals."""
+    """How well one group of one layer matches one region; fractions, 95 % intervals.
+
+    ``chance`` is that of pointing at the region without following it, see `Tally.chance_of`.
+    """
 
     layer: str
     group: int
@@ -49,7 +52,8 @@ class Found:
     """How often the best group points at a region, told by images that didn't choose it.
 
     The group with the most hits above chance in one half of the images is counted in the other,
-    both ways; so the best of thousands isn't praised for its luck. ``pointing``, ``chance`` and
+    both ways; so the best of thousands isn't praised for its luck. Chance is the chosen group's
+    own (`Tally.chance_of`), so that a map which is always high at the same place earns nothing. ``pointing``, ``chance`` and
     ``score`` = (pointing - chance) / (1 - chance) are means of both halves, ``low`` and ``high``
     the interval of pointing. ``layers`` and ``groups`` are those chosen, often the same twice.
     """
@@ -118,7 +122,7 @@ def findings(
                         float(values["pointing"][at]),
                         float(low[group]),
                         float(high[group]),
-                        float(chance[number]),
+                        float(chance[at]),
                         float(p[at]),
                         False,
                         float(values["auroc"][at]),
@@ -192,7 +196,7 @@ def _judged(tallies: Mapping[str, Tally], part: Found, number: int, without: int
     scores = []
     for half, layer, group in zip(_HALVES[::-1], part.layers, part.groups, strict=True):
         rest, tally = half[half != without], tallies[layer]
-        luck = float(tally.chance_of(rest)[number])
+        luck = float(tally.chance_of(rest)[group, number])
         scores.append((float(tally.mean("pointing", rest)[group, number]) - luck) / (1 - luck))
     return float(np.mean(scores))
 
@@ -205,11 +209,13 @@ def _found(tallies: Mapping[str, Tally], region: str, number: int) -> Found | No
     for choose, judge in (_HALVES, _HALVES[::-1]):
         best: tuple[float, str, int] | None = None
         for layer, tally in tallies.items():
-            luck = tally.chance_of(choose)[number]
-            # NaN without images; 1 where the map is so coarse that every cell holds a part.
-            if not bool(luck < 1):
+            luck = tally.chance_of(choose)[:, number]
+            # NaN without images; 1 where the map is so coarse that every cell holds a part, and
+            # where group and part never move.
+            if not bool((luck < 1).any()):
                 continue
-            gain = (tally.mean("pointing", choose)[:, number] - luck) / (1 - luck)
+            # Not relative to 1 - luck: where little is left to gain, luck would choose.
+            gain = torch.where(luck < 1, tally.mean("pointing", choose)[:, number] - luck, -1)
             leader = int(gain.argmax())
             if best is None or float(gain[leader]) > best[0]:
                 best = (float(gain[leader]), layer, leader)
@@ -221,7 +227,7 @@ def _found(tallies: Mapping[str, Tally], region: str, number: int) -> Found | No
         images += int(tally.images[judge].sum(0)[number])
         chosen.append((name, index))
         pointing.append(float(tally.mean("pointing", judge)[index, number]))
-        chance.append(float(tally.chance_of(judge)[number]))
+        chance.append(float(tally.chance_of(judge)[index, number]))
     if not np.isfinite([*pointing, *chance]).all() or max(chance) >= 1:
         return None
     mean = float(np.mean(pointing))
@@ -255,14 +261,21 @@ def wilson(
 
 
 def _p_values(tally: Tally) -> NDArray[np.float64]:
-    """(G, R): the chance of as many hits or more, if every image's positions were shuffled."""
+    """(G, R): the chance of as many hits or more without following the region.
+
+    The larger of two: if every image's positions were shuffled (exact), and if each map came from
+    another image (binomial, of which the true spread is at most that: Hoeffding, 1956).
+    """
     hits = tally.sums["pointing"].sum(0).numpy()
     p = np.ones_like(hits)
+    habit = tally.habit_of().clamp(0, 1).numpy()
     for region, cells in enumerate(tally.cells):
         tail = _tail(cells)
         # Shared first places count in part; less than a whole hit is none.
         whole = np.floor(hits[:, region] + 1e-6).astype(np.int64)
         p[:, region] = tail[np.clip(whole, 0, len(tail) - 1)]
+        swapped = stats.binom.sf(whole - 1, int(tally.count[region]), habit[:, region])
+        p[:, region] = np.fmax(p[:, region], swapped)
     return p
 
 
