@@ -202,3 +202,46 @@ def test_sources(tmp_path: Path) -> None:
     assert files.split.source(5).endswith("dog/0.png")
     with pytest.raises(InputError, match="no image or folder"):
         open_source([str(tmp_path / "nowhere")])
+
+
+@pytest.mark.parametrize("attention", ["sge", "se", "none"])
+def test_many_images_run_through_a_folded_copy_and_find_the_same(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, folded = subject(attention), subject(attention)
+    one = explain_data(plain, scenes(), disturb=False, show=2)
+    monkeypatch.setattr("sgekit.explanation.subject._MANY", 24)
+    other = explain_data(folded, scenes(), disturb=False, show=2)
+    assert plain._runs is plain.network
+    norms = [
+        sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        for model in (folded.network, folded._runs)
+    ]
+    assert norms[0] > 0
+    assert norms[1] == 0
+    assert one.seen.correct == other.seen.correct
+    assert list(one.seen.surveys) == list(other.seen.surveys)
+    for mine, theirs in zip(one.seen.shown, other.seen.shown, strict=True):
+        for layer, maps in mine.maps.items():
+            for a, b in zip(maps, theirs.maps[layer], strict=True):
+                torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_many_images_of_a_network_that_cannot_be_traced_run_through_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Picky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) == 1:
+                raise RuntimeError("takes no single images")
+            logits: torch.Tensor = self.inner(x)
+            return logits
+
+    monkeypatch.setattr("sgekit.explanation.subject._MANY", 24)
+    looked = Classifier(Picky(), "cpu", who=identity(), groups=8)
+    assert explain_data(looked, scenes(), disturb=False, show=1).seen.images == 24
+    assert looked._runs is looked.network

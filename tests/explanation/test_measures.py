@@ -49,8 +49,7 @@ def test_who_finds_what_and_who_does_not() -> None:
     assert own == {("layer", 0): "left", ("layer", 1): "right"}
     first = next(row for row in rows if (row.group, row.region) == (0, "left"))
     assert (first.pointing, first.images, first.significant) == (1, 120, True)
-    # It points at each of six cells in a sixth of the images, as the part is in them; but not of the
-    # image itself.
+    # It points at each of six cells in a sixth of the images, as the part is in them.
     assert first.chance == pytest.approx((6 * 20 * 20 - 120) / (120 * 119))
     assert first.auroc == 1
     assert first.pointing_low == pytest.approx(wilson(np.array([1.0]), 120)[0][0])

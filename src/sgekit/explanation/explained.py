@@ -76,6 +76,8 @@ def explain_data(
         except (RuntimeError, ValueError) as problem:
             raise InputError(f"{name} cannot be prepared for the network: {problem}") from problem
 
+    if isinstance(subject, Classifier):
+        subject.expect(len(numbers))
     shown = evenly(len(numbers), min(show, len(numbers)))
     seen = look(
         subject,

@@ -53,9 +53,10 @@ class Found:
 
     The group with the most hits above chance in one half of the images is counted in the other,
     both ways; so the best of thousands isn't praised for its luck. Chance is the chosen group's
-    own (`Tally.chance_of`), so that a map which is always high at the same place earns nothing. ``pointing``, ``chance`` and
-    ``score`` = (pointing - chance) / (1 - chance) are means of both halves, ``low`` and ``high``
-    the interval of pointing. ``layers`` and ``groups`` are those chosen, often the same twice.
+    own (`Tally.chance_of`), so that a map which is always high at the same place earns nothing.
+    ``pointing``, ``chance`` and ``score`` = (pointing - chance) / (1 - chance) are means of
+    both halves, ``low`` and ``high`` the interval of pointing. ``layers`` and ``groups`` are
+    those chosen, often the same twice.
     """
 
     region: str

@@ -58,8 +58,9 @@ class RegionScore:
     """How well a group finds a region; fractions, NaN where there is nothing to measure.
 
     ``pointing``: share of images whose strongest cell lies in the region, ``low`` to ``high`` its
-    95 % interval; ``chance``: the same for a cell drawn blindly; ``auroc``: how often a cell in the
-    region is stronger than one outside; ``significant``: pointing is above chance.
+    95 % interval; ``chance``: the same without following the region, see `Tally.chance_of`;
+    ``auroc``: how often a cell in the region is stronger than one outside; ``significant``:
+    pointing is above chance.
     """
 
     pointing: float

@@ -76,7 +76,8 @@ def tables(found: Explanation) -> Iterator[Table]:
             ("part", "points at it", "95 % interval", "chance", "above chance", "groups"),
             tuple(_row(part) for part in score.parts),
             "A group is chosen in one half of the images and counted in the other, both ways; the "
-            "figures are the means of both. Above chance: 0 is chance, 1 always.",
+            "figures are the means of both. Chance: a cell drawn blindly or, where that is more, "
+            "the same group's maps of other images. Above chance: 0 is chance, 1 always.",
         )
     if found.own:
         total = sum(len(survey.mean("gate")) for survey in found.seen.surveys.values())
@@ -87,8 +88,9 @@ def tables(found: Explanation) -> Iterator[Table]:
                 (names[key], f"{len(own)} of {total}", ", ".join(sorted(set(own.values()))) or "–")
                 for key, own in found.own.items()
             ),
-            f"They point at it in {100 * OWN:.0f} % of the images or more, and more often than at "
-            "shuffled positions (exact test, false discovery rate 5 % over all groups and parts).",
+            f"They point at it in {100 * OWN:.0f} % of the images or more, and more often than "
+            "shuffled positions and their maps of other images do (tests with a false discovery "
+            "rate of 5 % over all groups and parts).",
         )
     if found.data.whole is not None and "gate" in found.findings:
         yield _suppression(found)
