@@ -1,8 +1,10 @@
 """Writing files that are whole or not there."""
 
+import math
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sgekit.errors import InputError
 
@@ -34,3 +36,14 @@ def write_atomic(path: Path, content: bytes) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def finite(value: Any) -> Any:
+    """What JSON can hold: null instead of NaN and infinity, texts as keys, lists of sequences."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

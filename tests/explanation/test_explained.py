@@ -202,6 +202,11 @@ def test_sources(tmp_path: Path) -> None:
     assert files.split.source(5).endswith("dog/0.png")
     with pytest.raises(InputError, match="no image or folder"):
         open_source([str(tmp_path / "nowhere")])
+    trimaps = tmp_path / "pets"
+    (trimaps / "trimaps").mkdir(parents=True)
+    (trimaps / "annotations.json").write_text("{}")
+    with pytest.raises(InputError, match=r"pets says where things are in its images; .* alone"):
+        open_source([str(tmp_path / "data"), str(trimaps)])
 
 
 @pytest.mark.parametrize("attention", ["sge", "se", "none"])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 from sgekit.errors import InputError
-from sgekit.files import write_atomic
+from sgekit.files import finite, write_atomic
 
 SCHEMA = "sgekit.compare/1"
 
@@ -234,7 +234,7 @@ class Results(TypedDict):
 
 def write_json(results: Results, path: Path) -> Path:
     """Write ``results`` to ``path`` atomically; numbers that are not finite become ``null``."""
-    text = json.dumps(_finite(results), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(results), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
     return path
 
@@ -283,13 +283,3 @@ def outcome(run: Run) -> float | None:
 def metric_of(results: Results) -> Metric:
     """The metric of a comparison."""
     return METRICS[results["settings"].get("metric", "top1")]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

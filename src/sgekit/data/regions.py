@@ -79,16 +79,21 @@ def open_regions(
     if path is None:
         return of_scenes(scenes or SceneConfig())
     path = Path(path).expanduser()
-    if not path.is_dir():
+    if not has_regions(path):
         return None
     if (path / "part_masks" / "parts.json").is_file():
         return _written_scenes(path, eval_split or "val")
     if (path / "trimaps").is_dir() and (path / "annotations.json").is_file():
         return _trimaps(path)
-    if is_detection(path):
-        data = open_detection(path, eval_split=eval_split, skip_bad=skip_bad)
-        return of_detection(data.name, data.classes, data.val)
-    return None
+    data = open_detection(path, eval_split=eval_split, skip_bad=skip_bad)
+    return of_detection(data.name, data.classes, data.val)
+
+
+def has_regions(path: Path) -> bool:
+    """Whether `open_regions` would open this folder."""
+    written = (path / "part_masks" / "parts.json").is_file()
+    pets = (path / "trimaps").is_dir() and (path / "annotations.json").is_file()
+    return written or pets or is_detection(path)
 
 
 def of_scenes(config: SceneConfig, split: str = "val") -> RegionData:

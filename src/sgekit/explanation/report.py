@@ -35,7 +35,7 @@ from sgekit.explanation.page import (
 from sgekit.explanation.tables import summary, tables
 from sgekit.figures.pictures import Picture, picture, write_vector
 from sgekit.figures.style import png
-from sgekit.files import write_atomic
+from sgekit.files import finite, write_atomic
 
 MOST_BYTES = 6_500_000
 """Of the pictures and maps in the page; fewer groups of each layer are included beyond."""
@@ -315,8 +315,8 @@ def plain(found: Explanation) -> dict[str, Any]:
         },
         "stability": [asdict(entry) for entry in found.stability],
     }
-    finite: dict[str, Any] = _finite(result)
-    return finite
+    content: dict[str, Any] = finite(result)
+    return content
 
 
 def _of_score(score: PartScore | None) -> dict[str, Any]:
@@ -330,13 +330,3 @@ def _score(found: Explanation) -> dict[str, Any] | None:
     if score is None:
         return None
     return {"score": score.score, "low": score.low, "high": score.high, "found": score.found}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

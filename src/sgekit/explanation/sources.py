@@ -7,7 +7,7 @@ from pathlib import Path
 from sgekit.data import open_data
 from sgekit.data.contract import Split
 from sgekit.data.decode import decode
-from sgekit.data.regions import Marked, MarkedSplit, RegionData, open_regions
+from sgekit.data.regions import Marked, MarkedSplit, RegionData, has_regions, open_regions
 from sgekit.errors import InputError
 from sgekit.training.evaluate import find_images
 
@@ -64,6 +64,12 @@ def open_source(
         marked = open_regions(paths[0], eval_split=eval_split, skip_bad=skip_bad)
     else:
         marked = None
+        for path in paths:
+            if has_regions(Path(path).expanduser()):
+                raise InputError(
+                    f"{path} says where things are in its images; it is looked at alone, so that "
+                    "this can be measured"
+                )
     if marked is not None:
         return marked
     if len(paths) == 1 and _is_data(Path(paths[0]).expanduser(), set(classes)):
