@@ -56,6 +56,9 @@ def test_ended_runs_are_measured_once_and_paired(
     kept = json.loads(file.read_text())
     file.write_text(json.dumps(kept | {"score": 0.875}))
     assert added(plan, data, tmp_path)[1]["scores"] == {"0": 0.875}
+    old = {key: value for key, value in kept.items() if key != "chance"}
+    file.write_text(json.dumps(old | {"score": 0.875}))
+    assert added(plan, data, tmp_path)[1]["scores"] == {"0": pytest.approx(kept["score"])}
     file.write_text("{")
     with pytest.raises(InputError, match=r"parts\.json cannot be read .* delete it"):
         added(plan, data, tmp_path)

@@ -25,6 +25,8 @@ from sgekit.training.settings import RunSettings
 IMAGES = 400
 """At most so many evaluation images, evenly spread."""
 FILE = "parts.json"
+CHANCE = "positions and habit"
+"""What scores are above; those above another chance are measured anew."""
 
 
 def regions_of(data: ImageData | DetectionData, path: str | None) -> RegionData | None:
@@ -64,9 +66,11 @@ def _kept(run: RunSettings, regions: RegionData) -> RunParts | None:
     file = run.out / FILE
     if file.exists():
         try:
-            return cast(RunParts, json.loads(file.read_text()))
+            kept = cast(RunParts, json.loads(file.read_text()))
         except ValueError as error:
             raise InputError(f"{file} cannot be read ({error}); delete it") from error
+        if kept.get("chance") == CHANCE:
+            return kept
     measured = _measured(run, regions)
     if measured is not None:
         write_atomic(file, (json.dumps(measured, indent=2) + "\n").encode())
@@ -95,7 +99,7 @@ def _measured(run: RunSettings, regions: RegionData) -> RunParts | None:
     ).score
     if found is None:
         return None
-    return {"score": found.score, "found": found.found, "parts": len(found.parts)}
+    return {"score": found.score, "found": found.found, "parts": len(found.parts), "chance": CHANCE}
 
 
 def _told(

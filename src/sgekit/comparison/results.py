@@ -192,11 +192,13 @@ class ScoreDifference(TypedDict):
 
 class RunParts(TypedDict):
     """One network's part score (`explanation.measures.PartScore`) of the maps that the next layers
-    see; ``found`` of ``parts`` parts have a group that points at them in 80 % of the images."""
+    see; ``found`` of ``parts`` parts have a group that points at them in 80 % of the images.
+    ``chance`` names what it was measured against."""
 
     score: float
     found: int
     parts: int
+    chance: str
 
 
 class PartsOfContender(TypedDict):
