@@ -76,6 +76,8 @@ def code_of(arguments: list[str]) -> object:
             ["layer1.0", "32", "48", "16"],
         ),
         (nothing, ["compare", "--recipe", "slow"], ["slow", "quick"]),
+        (nothing, ["compare", "--init", "none.ckpt"], ["none.ckpt", "no checkpoint file"]),
+        (nothing, ["train", "--init", "none.ckpt"], ["none.ckpt", "no checkpoint file"]),
         (nothing, ["compare", "--set", "learning_rate=1"], ["learning_rate"]),
         (nothing, ["compare", "--set", "lr"], ["FIELD=VALUE"]),
         (nothing, ["compare", "--device", "cuda:9"], ["cuda:9"]),

@@ -13,7 +13,7 @@ from sgekit.errors import InputError
 from sgekit.training.checkpoint import load_network, read_checkpoint
 from sgekit.training.evaluate import evaluate
 from sgekit.training.recipes import Recipe
-from sgekit.training.run import build_network, run
+from sgekit.training.run import build_network, load_start, run
 from sgekit.training.settings import RunSettings
 from sgekit.training.task import ClassificationTask, NonFiniteLossError
 
@@ -202,3 +202,58 @@ def test_options_train(
     assert math.isfinite(result.curve[0]["train_loss"])
     if "accumulate" in changes:
         assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.parametrize("attention", ["sge", "se", "none", "simam", "sge(bias_init=0)"])
+def test_a_run_can_start_from_weights_of_ones_own(
+    attention: str, colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    run(settings(tiny, tmp_path / "plain", attention="none"), colours, QUIET)
+    file = tmp_path / "plain" / "last.ckpt"
+    trained, _ = load_network(file)
+    start = settings(tiny, tmp_path / "next", attention=attention, checkpoint=file)
+    network = build_network(start, 3)
+    words = load_start(network, start, colours.classes)
+    assert words.endswith("with its classifier")
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        before, after = trained.eval()(images), network.eval()(images)
+    if attention == "simam":  # which cannot start as a factor
+        assert torch.equal(
+            network.state_dict()["conv1.weight"], trained.state_dict()["conv1.weight"]
+        )
+    else:
+        torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
+
+
+def test_a_start_of_other_classes_gets_a_new_classifier(
+    colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    run(settings(tiny.with_overrides({"epochs": 1}), tmp_path / "plain"), colours, QUIET)
+    file = tmp_path / "plain" / "last.ckpt"
+    start = settings(tiny, tmp_path / "next", checkpoint=file)
+    for classes in (("a", "b", "c"), ("a", "b")):
+        fresh = build_network(start, len(classes)).state_dict()
+        network = build_network(start, len(classes))
+        assert load_start(network, start, classes).endswith("with a new classifier")
+        state = network.state_dict()
+        assert torch.equal(state["fc.weight"], fresh["fc.weight"])
+        assert not torch.equal(state["conv1.weight"], fresh["conv1.weight"])
+    other = replace(start, model="resnet18")
+    larger = build_network(other, 3)
+    with pytest.raises(InputError, match="does not fit the model"):
+        load_start(larger, other, colours.classes)
+    with pytest.raises(InputError, match="--pretrained and --init both"):
+        load_start(network, replace(start, pretrained=True), classes)
+
+
+def test_a_run_that_goes_on_keeps_to_its_start(
+    colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    short = tiny.with_overrides({"epochs": 1})
+    run(settings(short, tmp_path / "plain"), colours, QUIET)
+    start = settings(short, tmp_path / "next", checkpoint=tmp_path / "plain" / "last.ckpt")
+    one = run(start, colours, QUIET)
+    assert one.curve[0]["train_loss"] < 1.0986  # of three classes, by guessing
+    with pytest.raises(InputError, match=r"init was .*last\.ckpt, now None"):
+        run(replace(start, checkpoint=None, resume=True), colours, QUIET)

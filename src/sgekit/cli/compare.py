@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"({shared.SCENES_MODEL} on the scenes, {shared.DATA_MODEL} on --data)",
     )
     shared.add_groups(parser)
-    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
+    shared.add_start(parser)
     parser.add_argument("--out", metavar="DIR", help="(runs/compare-DATA-MODEL-DIGEST)")
     shared.add_data(parser)
     shared.add_recipe(parser)

@@ -92,6 +92,17 @@ def open_boxes_from(options: argparse.Namespace) -> DetectionData:
     return data
 
 
+def add_start(parser: argparse.ArgumentParser) -> None:
+    """What a network starts from, if not from random weights."""
+    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
+    parser.add_argument(
+        "--init",
+        metavar="FILE",
+        help="start from these weights: of the network, plain or with the attention; for a "
+        "detector of its backbone, or a whole detector's",
+    )
+
+
 def add_detector(parser: argparse.ArgumentParser) -> None:
     """--detector and what goes with it."""
     group = parser.add_argument_group("detection")
@@ -103,11 +114,6 @@ def add_detector(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--fpn-attention", metavar="NAME", help="attention on the detector's pyramid as well"
-    )
-    group.add_argument(
-        "--init",
-        metavar="FILE",
-        help="start from these weights: of the backbone, or of a whole detector",
     )
 
 

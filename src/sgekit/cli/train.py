@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--attention", default="sge", metavar="NAME", help="(sge)")
     shared.add_groups(parser)
-    parser.add_argument("--pretrained", action="store_true", help="start from timm's weights")
+    shared.add_start(parser)
     parser.add_argument("--seed", type=shared.seed, default=0, metavar="INT", help="(0)")
     output.add_out(parser, "runs/train")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -63,6 +63,7 @@ def execute(options: argparse.Namespace) -> int:
         workers=options.workers,
         device=options.device,
         resume=options.resume,
+        checkpoint=Path(options.init) if options.init else None,
         label=f"{options.attention} · seed {options.seed}",
     )
     result = run(settings, data, Console(stderr=True))

@@ -28,7 +28,7 @@ from sgekit.training.environment import environment
 from sgekit.training.machine import resolve_device
 from sgekit.training.recipes import Recipe
 from sgekit.training.results import describe_data
-from sgekit.training.run import RunResult, run
+from sgekit.training.run import RunResult, build_network, load_start, run
 from sgekit.training.settings import RunSettings
 
 
@@ -56,6 +56,9 @@ def compare(
     asked = {(run.attention, run.seed) for run in plan.runs(out)}
     # Described first: what cannot be built is refused before anything is written.
     contenders = [_contender(plan, name, data) for name in plan.attention]
+    if plan.checkpoint is not None and isinstance(data, ImageData):
+        for settings in plan.runs(out)[: len(plan.attention)]:
+            load_start(build_network(settings, len(data.classes)), settings, data.classes)
     claim(out, fixed)
     plan = extended(plan, out)
     added = plan.attention[len(contenders) :]

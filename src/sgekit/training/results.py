@@ -18,6 +18,7 @@ def describe(settings: RunSettings, data: ImageData, result: RunResult) -> dict[
         "groups": settings.groups,
         "seed": settings.seed,
         "pretrained": settings.pretrained,
+        "init": settings.checkpoint and str(settings.checkpoint),
         "recipe": settings.recipe.flat(),
         "data": describe_data(data),
         "environment": environment(resolve_device(settings.device)),

@@ -9,6 +9,8 @@ from torch import nn
 from sgekit.data import ImageData
 from sgekit.errors import InputError
 from sgekit.models import build
+from sgekit.models.checkpoints import classifies, load_contents, read_weights
+from sgekit.models.contender import parse
 from sgekit.training.callbacks import Curve
 from sgekit.training.checkpoint import Identity
 from sgekit.training.engine import fit, resumed_epoch
@@ -74,6 +76,25 @@ def build_network(settings: RunSettings, num_classes: int) -> nn.Module:
     )
 
 
+def load_start(network: nn.Module, settings: RunSettings, classes: tuple[str, ...]) -> str:
+    """Load ``settings.checkpoint`` into the network; returns what was done, in words.
+
+    A plain network's weights leave one with attention computing what it did, where the attention
+    can. The file's classifier is left out where it is known to be of other classes or has
+    another number of them. Raises InputError where the file doesn't fit.
+    """
+    if settings.pretrained:
+        raise InputError("--pretrained and --init both name weights to start from; give one")
+    contents = read_weights(str(settings.checkpoint))
+    known = (contents.identity or {}).get("classes")
+    same = tuple(known) == classes if isinstance(known, list | tuple) else True
+    same = same and classifies(network, contents) == len(classes)
+    preserve = parse(settings.attention).preserves
+    load_contents(network, contents, preserve=preserve, head="load" if same else "keep")
+    ending = "with its classifier" if same else "with a new classifier"
+    return f"starting from {settings.checkpoint}, {ending}"
+
+
 def identity(settings: RunSettings, classes: tuple[str, ...]) -> Identity:
     recipe = settings.classification
     return Identity(
@@ -101,7 +122,12 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     who, training = identity(settings, data.classes), training_of(settings, data)
     epoch = resumed_epoch(settings, who, training)
     classes = len(data.classes)
-    task = ClassificationTask(build_network(settings, classes), recipe, classes, settings.seed)
+    network = build_network(settings, classes)
+    if settings.checkpoint is not None:
+        words = load_start(network, settings, data.classes)
+        if console is not None and epoch == 0 and world_and_rank()[1] == 0:
+            console.print(words, highlight=False)
+    task = ClassificationTask(network, recipe, classes, settings.seed)
     workers = default_workers(settings.device) if settings.workers is None else settings.workers
     pin = accelerator == "cuda"
     curve = fit(
@@ -120,7 +146,8 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
 def training_of(settings: RunSettings, data: ImageData) -> dict[str, Any]:
     """What must be the same for a run to go on as if it had not stopped."""
     images = f"{data.name}, {len(data.train)} + {len(data.val)} images"
-    return settings.recipe.flat() | {"seed": settings.seed, "data": images}
+    start = settings.checkpoint and str(settings.checkpoint.resolve())
+    return settings.recipe.flat() | {"seed": settings.seed, "data": images, "init": start}
 
 
 def _result(seed: int, curve: Curve) -> RunResult:

@@ -29,7 +29,7 @@ class RunSettings:
     fpn_attention: str | None = None
     """Attention on a detector's pyramid."""
     checkpoint: Path | None = None
-    """Weights that a detector starts from: its backbone's, or a whole detector's."""
+    """Weights to start from: the network's; for a detector its backbone's, or a whole one's."""
 
     @property
     def classification(self) -> Recipe:

@@ -107,6 +107,12 @@ def load_contents(
     )
 
 
+def classifies(model: nn.Module, contents: Contents) -> int | None:
+    """How many classes the file's classifier has, by the name that the model's has; or None."""
+    weight = contents.tensors.get(f"{_classifier(model)}weight")
+    return None if weight is None else int(weight.shape[0])
+
+
 def _classifier(model: nn.Module) -> str:
     """The first part of the classifier's names, with its dot."""
     config = getattr(model, "pretrained_cfg", None) or {}
