@@ -8,10 +8,11 @@ from PIL import Image
 from torch import nn
 
 from sgekit.analysis import capture
+from sgekit.analysis.tally import FINEST
 from sgekit.data.regions import Marked, RegionData
 from sgekit.errors import InputError
 from sgekit.explanation.explained import evenly, explain_data
-from sgekit.explanation.look import FINEST, batches, pooled
+from sgekit.explanation.look import batches, pooled
 from sgekit.explanation.sources import labels_between, open_source
 from sgekit.explanation.subject import Classifier, Detector, Item
 from sgekit.explanation.tables import summary

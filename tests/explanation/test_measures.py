@@ -155,19 +155,35 @@ def test_the_chance_of_swapped_maps_is_the_mean_over_all_pairs() -> None:
     assert bool((found.chance_of() >= found.habit_of() - 1e-12).all())
 
 
-def test_maps_of_several_sizes_are_counted_on_the_cells_of_the_first() -> None:
+@pytest.mark.parametrize("order", [(7, 14, 3), (3, 14, 7), (14, 7, 3)])
+def test_maps_of_several_sizes_are_counted_in_one_frame(order: tuple[int, ...]) -> None:
     found = Tally()
-    for turn, size in enumerate(((6, 6), (12, 12), (3, 3))):
-        values = torch.zeros(20, 1, *size)
-        values[:, :, 0, 0] = 1
-        cells = torch.zeros(20, 1, *size)
+    for turn, size in enumerate(order):
+        values, cells = torch.zeros(20, 2, size, size), torch.zeros(20, 1, size, size)
+        values[:, 0, 0, 0] = values[:, 1, -1, -1] = 1
         cells[:, 0, 0, 0] = 1
         found.add(align(values, cells, torch.Generator().manual_seed(0)), 20 * turn)
     assert found.places is not None
-    assert found.places.shape[2:] == (6, 6)
-    assert found.places.sum() == 60
-    # The coarse maps' corner has its centre in the next cell, which their region covers as well.
-    assert float(found.habit_of()) == pytest.approx((40 * 60 + 20 * 20 - 60) / (60 * 59))
+    assert found.places.shape[2:] == (28, 28)
+    assert found.places.sum() == 120
+    # A coarse corner's middle is in no finer corner; a finer one's middle is in every coarser one.
+    hits = {(a, b): a >= b for a in order for b in order}
+    expected = (400 * sum(hits.values()) - 60) / (60 * 59)
+    assert found.habit_of().flatten().tolist() == pytest.approx([expected, 0])
+
+
+@pytest.mark.parametrize("size", [(28, 28), (27, 5), (7, 13), (1, 2)])
+def test_one_frame_keeps_who_hits_what(size: tuple[int, int]) -> None:
+    torch.manual_seed(5)
+    values, cells = torch.rand(40, 3, *size), (torch.rand(40, 2, *size) < 0.4).float()
+    found = Tally()
+    found.add(align(values, cells, torch.Generator().manual_seed(0)), 0)
+    before = found.habit_of()
+    other = align(torch.rand(0, 3, 4, 4), torch.rand(0, 2, 4, 4), torch.Generator().manual_seed(0))
+    found.add(other, 40)  # no image, but another size
+    assert found.places is not None
+    assert found.places.shape[2:] == (28, 28)
+    torch.testing.assert_close(found.habit_of(), before, equal_nan=True)
 
 
 def test_few_images_have_a_score_without_interval() -> None:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool2d
+from torch.nn.functional import adaptive_max_pool2d, interpolate
 
 from sgekit.analysis.alignment import Alignment
 
 BLOCKS = 10
 """Even and odd ones are the two halves of the images."""
+FINEST = 28
+"""Cells a side in which the places of maps of several sizes are counted."""
 
 _BY_GROUP = ("pointing", "energy", "auroc", "iou", "iou_shuffled", "contrast")
 
@@ -35,7 +37,8 @@ class Tally:
     logarithm. ``images`` (BLOCKS, R) counts, ``chance`` and ``share`` (BLOCKS, R) are sums.
     ``cells`` counts for each region how often a map of n cells held it in k of them. ``places``
     (BLOCKS, G, h, w) counts where each group points in all images, ``held`` (BLOCKS, R, h, w)
-    where each region is in those that count for it, on the cells of the first map.
+    where each region is in those that count for it, on the maps' cells; on FINEST² where images
+    have maps of several sizes.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -70,7 +73,7 @@ class Tally:
             self._sum(name, block, values)
             self._sum(f"{name}_squares", block, values.square())
         self._place(found, counted, block)
-        cells = found.held[0, 0].numel()
+        cells = found.held.shape[2:].numel()
         held = found.held.flatten(2).sum(2).long().cpu()
         for image, region in counted.nonzero().tolist():
             self.cells[region][int(held[image, region]), cells] += 1
@@ -81,9 +84,9 @@ class Tally:
         if self.places is None or self.held is None:
             self.places = torch.zeros(BLOCKS, *peak.shape[1:])
             self.held = torch.zeros(BLOCKS, *held.shape[1:])
-        size = self.places.shape[2:]
-        if peak.shape[2:] != size:
-            peak, held = _moved(peak, size), adaptive_max_pool2d(held, size)
+        if peak.shape[2:] != self.places.shape[2:]:
+            peak, held = _moved(peak), _spread(held)
+            self.places, self.held = _moved(self.places), _spread(self.held)
         self.places.index_add_(0, block, peak)
         self.held.index_add_(0, block, held)
         hits = torch.einsum("bghw,brhw->bgr", peak, held).double()
@@ -130,8 +133,8 @@ class Tally:
         """(G, R): how often each group would hit a region if images had swapped their maps.
 
         The mean over all pairs of one image's map and another's region: how often the group points
-        at a cell times how often the region is there, as the chance in Cohen's kappa. NaN without
-        a pair of images.
+        at a cell, in all images, times how often the region is there, in those that it is in; as
+        the chance in Cohen's kappa. NaN without a pair of images.
         """
         assert self.images is not None
         assert self.places is not None
@@ -150,12 +153,19 @@ class Tally:
         return self.share.sum(0) / self.count
 
 
-def _moved(peak: Tensor, size: torch.Size) -> Tensor:
-    """The places (B, G, h, w) on a map of another ``size``, each in the cell of its centre."""
-    for dim, length in ((2, size[0]), (3, size[1])):
+def _moved(peak: Tensor) -> Tensor:
+    """Places (B, G, h, w) on FINEST² cells, each in that of its centre."""
+    for dim in (2, 3):
         cells = peak.shape[dim]
-        target = ((torch.arange(cells) + 0.5) * length / cells).long()
+        target = ((torch.arange(cells) + 0.5) * FINEST / cells).long()
         shape = list(peak.shape)
-        shape[dim] = length
+        shape[dim] = FINEST
         peak = peak.new_zeros(shape).index_add(dim, target, peak)
     return peak
+
+
+def _spread(held: Tensor) -> Tensor:
+    """Regions (B, R, h, w) on FINEST² cells: those whose centre lies in a cell that holds one."""
+    if max(held.shape[2:]) > FINEST:
+        held = adaptive_max_pool2d(held, (min(held.shape[2], FINEST), min(held.shape[3], FINEST)))
+    return interpolate(held, (FINEST, FINEST), mode="nearest-exact")

@@ -69,7 +69,7 @@ def _kept(run: RunSettings, regions: RegionData) -> RunParts | None:
             kept = cast(RunParts, json.loads(file.read_text()))
         except ValueError as error:
             raise InputError(f"{file} cannot be read ({error}); delete it") from error
-        if kept.get("chance") == CHANCE:
+        if isinstance(kept, dict) and kept.get("chance") == CHANCE:
             return kept
     measured = _measured(run, regions)
     if measured is not None:
@@ -129,7 +129,9 @@ def _told(
             "high": None,
         }
         reference = by_name.get(baseline, {})
-        seeds = sorted(mine.keys() & reference.keys())
+        # A part about which nothing can be said of one network leaves no pair.
+        both = mine.keys() & reference.keys()
+        seeds = sorted(s for s in both if mine[s]["parts"] == reference[s]["parts"])
         if name != baseline and seeds:
             paired = paired_difference(
                 [mine[seed]["score"] for seed in seeds],

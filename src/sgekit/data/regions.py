@@ -256,7 +256,9 @@ def _trimaps(path: Path) -> RegionData:
             tuple(boxes.get(entry["id"], {}) for entry in entries),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as problem:
-        raise InputError(f"{path}/annotations.json lacks or garbles {problem}") from None
+        raise InputError(
+            f"{path}/annotations.json is not as COCO's boxes are written: {problem!r}"
+        ) from None
     _checked(path, files, whole, classes)
     return RegionData(path.name, (whole, *names.values()), whole, classes, files)
 

@@ -13,13 +13,11 @@ from torch.nn.functional import adaptive_avg_pool2d
 from sgekit.analysis.alignment import align, coverage
 from sgekit.analysis.capture import GateRecord
 from sgekit.analysis.survey import LayerSurvey
-from sgekit.analysis.tally import Tally
+from sgekit.analysis.tally import FINEST, Tally
 from sgekit.data.decode import threads
 from sgekit.errors import InputError
 from sgekit.explanation.subject import Item, Looked, Subject
 
-FINEST = 28
-"""Maps with more cells a side are averaged to so many where they are kept or aligned."""
 MAPS = ("before", "gate", "after")
 
 
@@ -202,7 +200,10 @@ def labels_of(items: Iterable[Item], classes: int) -> Tensor | None:
 
 
 def pooled(maps: Tensor) -> Tensor:
-    """Maps (B, G, H, W) averaged to FINEST cells along the longer side, if they have more."""
+    """Maps (B, G, H, W) averaged to FINEST cells along the longer side, if they have more.
+
+    So that what is kept and aligned of them is small.
+    """
     height, width = maps.shape[2:]
     scale = max(height, width) / FINEST
     if scale <= 1:

@@ -265,7 +265,8 @@ def _p_values(tally: Tally) -> NDArray[np.float64]:
     """(G, R): the chance of as many hits or more without following the region.
 
     The larger of two: if every image's positions were shuffled (exact), and if each map came from
-    another image (binomial, of which the true spread is at most that: Hoeffding, 1956).
+    another image (binomial with the mean chance: images differ in theirs, which makes the number
+    of hits vary less, so the test is a cautious one).
     """
     hits = tally.sums["pointing"].sum(0).numpy()
     p = np.ones_like(hits)

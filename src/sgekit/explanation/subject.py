@@ -124,12 +124,15 @@ class Classifier:
     def expect(self, images: int) -> None:
         """Make ready for so many: many are run through a copy with BatchNorm folded.
 
-        It computes the same but for rounding, in less time. ``network`` stays as it is.
+        It computes the same but for rounding, in less time. ``network`` stays as it is; what is
+        changed in it later is not in the copy.
         """
         if images >= _MANY and self._runs is self.network:
             try:
                 with evaluating(self.network):
-                    self._runs = fuse(self.network, torch.rand(1, 3, self._size, self._size))
+                    own = torch.Generator().manual_seed(0)
+                    shape = (1, 3, self._size, self._size)
+                    self._runs = fuse(self.network, torch.rand(shape, generator=own))
             except InputError:  # a network that cannot be traced runs as it is
                 return
 

@@ -25,13 +25,14 @@ def summary(found: Explanation) -> Iterator[str]:
     """The page's first sentences, each claiming what was measured."""
     seen, data = found.seen, found.data
     layers = len(seen.surveys)
+    plural = "s" if layers != 1 else ""
     groups = sum(len(survey.mean("gate")) for survey in seen.surveys.values())
     where = {
-        "gate": f"{groups} groups in {layers} SGE layers",
-        "similarity": f"{groups} groups at the {layers} places where SGE would stand; the network "
-        "has no attention, so its maps are the similarity that SGE would compute",
-        "ratio": f"{groups} groups of channels in {layers} attention layers that are not SGE's, "
-        "whose maps are the length after by that before",
+        "gate": f"{groups} groups in {layers} SGE layer{plural}",
+        "similarity": f"{groups} groups at the {layers} place{plural} where SGE would stand; the "
+        "network has no attention, so its maps are the similarity that SGE would compute",
+        "ratio": f"{groups} groups of channels in {layers} attention layer{plural} not of SGE, "
+        "with the length after by that before as their map",
     }[found.kind]
     accuracy = ""
     if found.accuracy is not None:
@@ -43,14 +44,13 @@ def summary(found: Explanation) -> Iterator[str]:
     yield f"{count}{f' of {data.name}' if data.name else ''}, {where}.{accuracy}"
     if found.score is not None:
         score = found.score
-        span = ""
+        span = " (too few images for an interval)"
         if score.low is not None and score.high is not None:
             span = f" (95 % interval over images {score.low:.2f} to {score.high:.2f})"
         yield (
             f"Part score {score.score:.2f}{span}: 0 is chance, 1 a group for each of {_few(score)} "
-            f"that always points at it. Of these {len(score.parts)}, {score.found} "
-            f"{'has' if score.found == 1 else 'have'} a group that points there in "
-            f"{100 * GOOD:.0f} % of the images or more."
+            f"that always points at it. Parts with a group that points there in {100 * GOOD:.0f} % "
+            f"of the images or more: {score.found} of {len(score.parts)}."
         )
     own = found.own.get("gate")
     if own is not None:
