@@ -1,0 +1,229 @@
+"""What SGE gives, with error bars: the comparisons behind docs/evidence.md.
+
+    python benchmarks/evidence.py list
+    python benchmarks/evidence.py run scenes-groups --out runs/evidence
+    python benchmarks/evidence.py run cifar10 --data DIR --out runs/evidence
+    python benchmarks/evidence.py page
+
+A series is one `sgekit compare`. It may be stopped at any time: what has ended is kept in
+docs/results/evidence/, and the same command goes on. Data sets are looked for in --data, under the
+series' name; the scenes need none. `page` writes tables and figure into the docs from what is kept.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgekit.comparison.formats import display_name
+from sgekit.comparison.tables import markdown_table
+from sgekit.figures.style import LIGHT, figure, style
+
+DOCS = Path(__file__).parents[1] / "docs"
+KEPT = DOCS / "results" / "evidence"
+PAGE = DOCS / "evidence.md"
+FIGURE = DOCS / "images" / "evidence.png"
+BEGIN, END = "<!-- series -->", "<!-- end of series -->"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One comparison: the question, what `sgekit compare` is told, and scenes of its own."""
+
+    question: str
+    compare: tuple[str, ...]
+    data: str | None = None
+    scenes: tuple[str, ...] = ()
+
+
+def _noise(level: str) -> Series:
+    return Series(
+        f"Scenes with noise of {level}", ("--model", "resnet10_small"), scenes=("--noise", level)
+    )
+
+
+def _distractors(count: str) -> Series:
+    return Series(
+        f"Scenes with {count} look-alikes",
+        ("--model", "resnet10_small"),
+        scenes=("--distractors", count),
+    )
+
+
+_CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
+_SMALL = ("--model", "resnet10_small", "--image-size", "64")
+SERIES = {
+    "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,4,8,16")),
+    "scenes-start": Series(
+        "Which start of weight and bias?", ("--sweep", "weight_init,bias_init=0:0,0:1,1:0,1:1")
+    ),
+    "scenes-normalisation": Series(
+        "Without normalisation?", ("--attention", "none,sge,sge(normalize=false)")
+    ),
+    "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
+    **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
+    **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},
+    "caltech101": Series(
+        "Photographs of 101 kinds of things",
+        (*_CONTENDERS, *_SMALL, "--epochs", "8", "--set", "crop=resized", "--set",
+         "crop_scale=0.4,1"),
+        data="caltech101",
+    ),
+    "dsb2018": Series(
+        "Small objects: nuclei",
+        ("--detector", "mask_rcnn", "--model", "resnet10_small", "--attention", "none,sge"),
+        data="dsb2018",
+    ),
+}  # fmt: skip
+
+
+def command(name: str) -> str:
+    """What a user would type for the series."""
+    series = SERIES[name]
+    own = [*series.compare]
+    if series.data:
+        own += ["--data", series.data]
+    lines = []
+    if series.scenes:
+        lines.append(f"sgekit scenes {' '.join(series.scenes)} --out {name}")
+        own += ["--data", name]
+    lines.append(" ".join(["sgekit compare", *map(_quoted, own), "--out", f"evidence/{name}"]))
+    return "\n".join(lines)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if "(" in word else word
+
+
+def run(name: str, out: Path, data: Path | None, seeds: str) -> int:
+    """Train what is missing; results so far are kept however it ends. Returns the exit code."""
+    series = SERIES[name]
+    words = [*series.compare, "--seeds", seeds, "--out", str(out / name)]
+    if series.scenes:
+        folder = out / "data" / name
+        if not folder.exists():
+            _sgekit("scenes", *series.scenes, "--out", str(folder))
+        words += ["--data", str(folder)]
+    if series.data:
+        if data is None:
+            raise SystemExit(f"{name} needs --data, the folder that holds {series.data}")
+        words += ["--data", str(data / series.data)]
+    try:
+        return _sgekit("compare", *words)
+    finally:
+        keep(name, out / name / "results.json")
+
+
+def _sgekit(*words: str) -> int:
+    return subprocess.run([sys.executable, "-m", "sgekit", *words], check=False).returncode
+
+
+def keep(name: str, results: Path) -> None:
+    """Copy a comparison's results beside the docs, without this machine's paths."""
+    if not results.exists():
+        return
+    content = json.loads(results.read_text())
+    content["command"] = command(name)
+    content["settings"]["data"]["path"] = SERIES[name].data
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def kept() -> dict[str, Any]:
+    """The results that there are, in the order of SERIES."""
+    files = {name: KEPT / f"{name}.json" for name in SERIES}
+    return {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+
+
+def text(found: dict[str, Any]) -> str:
+    """A section for each series: the question, its command, table and conclusion."""
+    parts = []
+    for name, results in found.items():
+        images = results["settings"]["data"]
+        seeds = len({run["seed"] for entry in results["contenders"] for run in entry["runs"]})
+        about = (
+            f"{results['settings']['model']}, {seeds} seed{'s' if seeds != 1 else ''}, "
+            f"{images['train']:,} training and {images['val']:,} evaluation images, torch "
+            f"{results['environment']['torch'].split('+')[0]}, {results['environment']['date']}. "
+            f"[{name}.json](results/evidence/{name}.json)"
+        )
+        parts += [
+            f"### {SERIES[name].question}",
+            f"```sh\n{command(name)}\n```",
+            about,
+            markdown_table(results).rstrip(),
+            results["conclusion"],
+        ]
+    waiting = [name for name in SERIES if name not in found]
+    if waiting:
+        parts += ["### Not run yet", "\n".join(f"- {SERIES[n].question}: `{n}`" for n in waiting)]
+    return "\n\n".join(parts)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Every contender's paired difference with its 95 % interval, one below the other."""
+    rows = [
+        (f"{SERIES[name].question}  {display_name(entry['attention'])}", entry["difference"])
+        for name, results in found.items()
+        for entry in results["contenders"]
+        if entry.get("difference")
+    ]
+    drawn = figure(7.2, 0.8 + 0.28 * len(rows), LIGHT)
+    axes = drawn.add_subplot()
+    for place, (_, difference) in enumerate(rows):
+        mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+        if low is not None:
+            axes.plot([100 * low, 100 * high], [place, place], color=LIGHT.colour(1), linewidth=2)
+        face = LIGHT.colour(1) if low is not None else LIGHT.background
+        axes.plot([100 * mean], [place], "o", color=LIGHT.colour(1), mfc=face)
+    axes.axvline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("difference to the plain network, points (95 % interval over seeds)")
+    style(axes, LIGHT, grid="x")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path)
+
+
+def page() -> None:
+    """Bring docs/evidence.md and its figure up to date."""
+    before = PAGE.read_text(encoding="utf-8")
+    head, rest = before.split(BEGIN)
+    _, tail = rest.split(END)
+    found = kept()
+    PAGE.write_text(f"{head}{BEGIN}\n\n{text(found)}\n\n{END}{tail}", encoding="utf-8")
+    if found:
+        draw(found, FIGURE)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("list", "run", "keep", "page"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="series (all that need no --data)")
+    parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--data", type=Path, help="the folder of the data sets")
+    parser.add_argument("--seeds", default="0,1,2")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in SERIES]:
+        parser.error(f"no series {', '.join(unknown)}; there are {', '.join(SERIES)}")
+    names = options.names or [n for n, s in SERIES.items() if options.data or not s.data]
+    if options.what == "list":
+        for name, series in SERIES.items():
+            print(f"{name}: {series.question}\n{command(name)}\n")
+    elif options.what == "page":
+        page()
+    elif options.what == "keep":
+        for name in names:
+            keep(name, options.out / name / "results.json")
+    else:
+        return max(run(name, options.out, options.data, options.seeds) for name in names)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
