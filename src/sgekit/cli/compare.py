@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     if len(options.sweep) > 1:
         raise InputError("--sweep is given twice; options vary together as in A,B=1:2,3:4")
+    shared.check_groups(options.groups, options.attention)
     sweep = parse_sweep(options.sweep[0], options.attention) if options.sweep else None
     detects = shared.wants_detection(options)
     plan = Plan(

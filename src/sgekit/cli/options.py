@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from sgekit.data import ImageData, open_data
 from sgekit.data.detection import DetectionData, is_detection, open_detection
 from sgekit.errors import InputError
+from sgekit.models.contender import parse
 from sgekit.training.detection_recipes import (
     DETECTION_RECIPES,
     DetectionRecipe,
@@ -90,6 +92,16 @@ def open_boxes_from(options: argparse.Namespace) -> DetectionData:
     for note in data.notes:
         print(note)
     return data
+
+
+def check_groups(groups: object, attention: Sequence[str]) -> None:
+    """Raise InputError where --groups is given and nothing takes it."""
+    others = [contender for contender in map(parse, attention) if contender.name != "none"]
+    if groups is not None and others and not any(other.takes_groups for other in others):
+        raise InputError(
+            f"--groups is SGE's number of groups, which {', '.join(attention)} does not take; "
+            "options of an attention stand behind its name, as in sge(groups=8)"
+        )
 
 
 def add_start(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from sgekit.comparison.results import SCHEMA, Contender, Results, Run, write_jso
 from sgekit.comparison.summary import summarise
 from sgekit.data import ImageData
 from sgekit.data.detection import DetectionData
+from sgekit.detection.create import kind_of
 from sgekit.files import write_atomic
 from sgekit.models import build, describe
 from sgekit.training.detection_recipes import DetectionRecipe
@@ -161,6 +162,8 @@ def check(plan: Plan) -> None:
         with torch.device("meta"):
             for attention in plan.attention:
                 build(plan.model, attention, groups=plan.groups, num_classes=2)
+    else:
+        kind_of(plan.detector)
 
 
 def _contender(plan: Plan, attention: str, data: ImageData | DetectionData) -> Contender:

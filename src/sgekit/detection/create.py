@@ -102,7 +102,7 @@ def create_detector(
     Raises InputError for unknown names and options, settings that make no sense, and whatever
     `build` and the checkpoint raise it for.
     """
-    kind = _kind(name)
+    kind = kind_of(name)
     _check(num_classes, norm, frozen_stages, in_chans, min_size, max_size, pretrained, checkpoint)
     _check_anchors(anchor_sizes, aspect_ratios)
     _check_widths(fpn_channels, head_width)
@@ -145,7 +145,7 @@ def create_detector(
     return model.train()  # type: ignore[no-any-return]
 
 
-def _kind(name: str) -> Kind:
+def kind_of(name: str) -> Kind:
     if name not in DETECTORS:
         near = difflib.get_close_matches(name, DETECTORS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
