@@ -155,7 +155,7 @@ def text(found: dict[str, Any]) -> str:
             f"```sh\n{command(name)}\n```",
             about,
             markdown_table(results).rstrip(),
-            results["conclusion"],
+            results["conclusion"].replace("\n", "\n\n"),
         ]
     waiting = [name for name in SERIES if name not in found]
     if waiting:
@@ -181,8 +181,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes.plot([100 * mean], [place], "o", color=LIGHT.colour(1), mfc=face)
     axes.axvline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("difference to the plain network, points (95 % interval over seeds)")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel("difference to plain, points (95 %)")
     style(axes, LIGHT, grid="x")
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path)
