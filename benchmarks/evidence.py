@@ -26,6 +26,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 KEPT = DOCS / "results" / "evidence"
 PAGE = DOCS / "evidence.md"
 FIGURE = DOCS / "images" / "evidence.png"
+SEEDS = "0,1,2"
 BEGIN, END = "<!-- series -->", "<!-- end of series -->"
 
 
@@ -80,10 +81,10 @@ SERIES = {
 }  # fmt: skip
 
 
-def command(name: str) -> str:
+def command(name: str, seeds: str = SEEDS) -> str:
     """What a user would type for the series."""
     series = SERIES[name]
-    own = [*series.compare]
+    own = [*series.compare, *(["--seeds", seeds] if seeds != SEEDS else [])]
     if series.data:
         own += ["--data", series.data]
     lines = []
@@ -126,7 +127,7 @@ def keep(name: str, results: Path) -> None:
     if not results.exists():
         return
     content = json.loads(results.read_text())
-    content["command"] = command(name)
+    content["command"] = command(name, ",".join(map(str, content["settings"]["seeds"])))
     content["settings"]["data"]["path"] = SERIES[name].data
     KEPT.mkdir(parents=True, exist_ok=True)
     (KEPT / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -152,7 +153,7 @@ def text(found: dict[str, Any]) -> str:
         )
         parts += [
             f"### {SERIES[name].question}",
-            f"```sh\n{command(name)}\n```",
+            f"```sh\n{results['command']}\n```",
             about,
             markdown_table(results).rstrip(),
             results["conclusion"].replace("\n", "\n\n"),
@@ -207,7 +208,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="series (all that need no --data)")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default=SEEDS)
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in SERIES]:
         parser.error(f"no series {', '.join(unknown)}; there are {', '.join(SERIES)}")

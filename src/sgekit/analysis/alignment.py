@@ -19,20 +19,18 @@ class Alignment(NamedTuple):
     and ``peak`` (B, G, h, w) and ``held`` (B, R, h, w).
 
     counted: whether the region is in the image and leaves some of it out; the rest means
-    nothing where it is not. pointing: 1 where the highest cell holds a part of the region, else 0
-    (of several equally high ones the share that does). chance: of pointing at shuffled positions,
-    the share of cells that hold a part. energy: the share of the map's sum inside the region, share
-    the region's share of the area, which it would be at shuffled positions. auroc: how often a
-    position inside is higher than one outside, ties counting half; 0.5 if shuffled. iou: of the
-    region and the cells above a threshold, at the image's best threshold; iou_shuffled the same
-    after one shuffle. contrast: the mean inside over the mean outside. peak: where each map
-    is highest, 1 in all (of several equally high cells each has its share). held: 1 where a cell
-    holds a part of the region.
+    nothing where it is not. pointing: 1 where the highest cell holds a part of the region, else
+    0 (of several equally high ones the share that does). energy: the share of the map's sum
+    inside the region, share the region's share of the area, which it would be at shuffled
+    positions. auroc: how often a position inside is higher than one outside, ties counting
+    half; 0.5 if shuffled. iou: of the region and the cells above a threshold, at the image's
+    best threshold; iou_shuffled the same after one shuffle. contrast: the mean inside over the
+    mean outside. peak: where each map is highest, 1 in all (of several equally high cells each
+    has its share). held: 1 where a cell holds a part of the region.
     """
 
     counted: Tensor
     pointing: Tensor
-    chance: Tensor
     energy: Tensor
     share: Tensor
     auroc: Tensor
@@ -41,6 +39,11 @@ class Alignment(NamedTuple):
     contrast: Tensor
     peak: Tensor
     held: Tensor
+
+    @property
+    def chance(self) -> Tensor:
+        """(B, R): of pointing at shuffled positions, the share of cells that hold a part."""
+        return self.held.flatten(2).mean(2)
 
 
 def coverage(masks: Tensor, size: tuple[int, int]) -> Tensor:
@@ -95,7 +98,6 @@ def align(maps: Tensor, cover: Tensor, generator: torch.Generator) -> Alignment:
     return Alignment(
         counted,
         pointing,
-        held.mean(2),
         energy,
         area / count,
         auroc,

@@ -89,8 +89,6 @@ class Tally:
             self.places, self.held = _moved(self.places), _spread(self.held)
         self.places.index_add_(0, block, peak)
         self.held.index_add_(0, block, held)
-        hits = torch.einsum("bghw,brhw->bgr", peak, held).double()
-        self._sum("placed", block, hits)
 
     def _sum(self, name: str, block: Tensor, values: Tensor) -> None:
         if name not in self.sums:
@@ -143,7 +141,8 @@ class Tally:
         places = self.places[some].sum(0).flatten(1).double()
         held = self.held[some].sum(0).flatten(1).double()
         pairs = places[0].sum() - 1
-        swapped = places @ held.T - self.sums["placed"][some].sum(0)
+        # Without each map and its own image's region, which make the hits.
+        swapped = places @ held.T - self.sums["pointing"][some].sum(0)
         return swapped / (self.images[some].sum(0) * pairs)
 
     @property

@@ -163,7 +163,7 @@ def check(plan: Plan) -> None:
             for attention in plan.attention:
                 build(plan.model, attention, groups=plan.groups, num_classes=2)
     else:
-        kind_of(plan.detector)
+        kind_of(plan.detector)  # raises for one that there is not
 
 
 def _contender(plan: Plan, attention: str, data: ImageData | DetectionData) -> Contender:

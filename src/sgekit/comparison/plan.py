@@ -89,9 +89,13 @@ def extended(plan: Plan, out: Path) -> Plan:
 def fixed_part(plan: Plan, data: ImageData | DetectionData, path: str | None) -> dict[str, Any]:
     """What may not change when a comparison goes on; seeds and contenders may be added."""
     start = plan.checkpoint and str(plan.checkpoint.resolve())
-    detector = {"detector": plan.detector, "fpn_attention": plan.fpn_attention, "checkpoint": start}
+    own: dict[str, Any] = {}
+    if plan.detector:
+        own = {"detector": plan.detector, "fpn_attention": plan.fpn_attention, "checkpoint": start}
+    elif start:
+        own = {"checkpoint": start}
     return {
-        **(detector if plan.detector else {"checkpoint": start} if start else {}),
+        **own,
         "model": plan.model,
         "groups": plan.groups,
         "pretrained": plan.pretrained,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,21 +79,24 @@ def open_regions(
     if path is None:
         return of_scenes(scenes or SceneConfig())
     path = Path(path).expanduser()
-    if not has_regions(path):
-        return None
-    if (path / "part_masks" / "parts.json").is_file():
+    form = regions_form(path)
+    if form == "scenes":
         return _written_scenes(path, eval_split or "val")
-    if (path / "trimaps").is_dir() and (path / "annotations.json").is_file():
+    if form == "trimaps":
         return _trimaps(path)
-    data = open_detection(path, eval_split=eval_split, skip_bad=skip_bad)
-    return of_detection(data.name, data.classes, data.val)
+    if form == "coco":
+        data = open_detection(path, eval_split=eval_split, skip_bad=skip_bad)
+        return of_detection(data.name, data.classes, data.val)
+    return None
 
 
-def has_regions(path: Path) -> bool:
-    """Whether `open_regions` would open this folder."""
-    written = (path / "part_masks" / "parts.json").is_file()
-    pets = (path / "trimaps").is_dir() and (path / "annotations.json").is_file()
-    return written or pets or is_detection(path)
+def regions_form(path: Path) -> Literal["scenes", "trimaps", "coco"] | None:
+    """How a folder says where things are in its images, of the ways that `open_regions` takes."""
+    if (path / "part_masks" / "parts.json").is_file():
+        return "scenes"
+    if (path / "trimaps").is_dir() and (path / "annotations.json").is_file():
+        return "trimaps"
+    return "coco" if is_detection(path) else None
 
 
 def of_scenes(config: SceneConfig, split: str = "val") -> RegionData:

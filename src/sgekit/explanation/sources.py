@@ -7,7 +7,7 @@ from pathlib import Path
 from sgekit.data import open_data
 from sgekit.data.contract import Split
 from sgekit.data.decode import decode
-from sgekit.data.regions import Marked, MarkedSplit, RegionData, has_regions, open_regions
+from sgekit.data.regions import Marked, MarkedSplit, RegionData, open_regions, regions_form
 from sgekit.errors import InputError
 from sgekit.training.evaluate import find_images
 
@@ -65,7 +65,7 @@ def open_source(
     else:
         marked = None
         for path in paths:
-            if has_regions(Path(path).expanduser()):
+            if regions_form(Path(path).expanduser()):
                 raise InputError(
                     f"{path} says where things are in its images; it is looked at alone, so that "
                     "this can be measured"

@@ -9,7 +9,7 @@ from torch import nn
 from sgekit.data import ImageData
 from sgekit.errors import InputError
 from sgekit.models import build
-from sgekit.models.checkpoints import classifies, load_contents, read_weights
+from sgekit.models.checkpoints import classes_in, load_contents, read_weights
 from sgekit.models.contender import parse
 from sgekit.training.callbacks import Curve
 from sgekit.training.checkpoint import Identity
@@ -88,7 +88,7 @@ def load_start(network: nn.Module, settings: RunSettings, classes: tuple[str, ..
     contents = read_weights(str(settings.checkpoint))
     known = (contents.identity or {}).get("classes")
     same = tuple(known) == classes if isinstance(known, list | tuple) else True
-    same = same and classifies(network, contents) == len(classes)
+    same = same and classes_in(contents, network) == len(classes)
     preserve = parse(settings.attention).preserves
     load_contents(network, contents, preserve=preserve, head="load" if same else "keep")
     ending = "with its classifier" if same else "with a new classifier"

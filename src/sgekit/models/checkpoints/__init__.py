@@ -1,7 +1,7 @@
 """Weights from files: sgekit's own, safetensors, torchvision, timm, the authors' releases."""
 
 from sgekit.models.checkpoints.identify import describe, identify
-from sgekit.models.checkpoints.load import Loaded, classifies, load_checkpoint, load_contents
+from sgekit.models.checkpoints.load import Loaded, classes_in, load_checkpoint, load_contents
 from sgekit.models.checkpoints.metadata import OWN, Metadata, rebuild
 from sgekit.models.checkpoints.read import (
     KEY,
@@ -22,7 +22,7 @@ __all__ = [
     "Loaded",
     "Metadata",
     "Network",
-    "classifies",
+    "classes_in",
     "describe",
     "identify",
     "is_safetensors",

@@ -107,7 +107,7 @@ def load_contents(
     )
 
 
-def classifies(model: nn.Module, contents: Contents) -> int | None:
+def classes_in(contents: Contents, model: nn.Module) -> int | None:
     """How many classes the file's classifier has, by the name that the model's has; or None."""
     weight = contents.tensors.get(f"{_classifier(model)}weight")
     return None if weight is None else int(weight.shape[0])
