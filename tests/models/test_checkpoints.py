@@ -263,6 +263,7 @@ def test_networks_are_told_by_their_weights(
         ("sge_resnext50_32x4d", "SGE-resnext50_32x4d"),
         ("sge_wide_resnet50_2", "SGE-wide_resnet50_2"),
         ("resnet34d", "ResNet-34D"),
+        ("sge_resnet50_cifar", "SGE-ResNet-50 for CIFAR"),
         ("resnet10_small", "resnet10_small"),
         ("resnet26", "ResNet of 2+2+2+2 blocks"),
         ("skresnet18", "ResNet of 2+2+2+2 blocks"),

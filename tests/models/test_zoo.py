@@ -24,6 +24,9 @@ def parameters(model: nn.Module) -> int:
         ("resnet101", 44_549_160),
         ("sge_resnet101", 44_553_384),
         ("sge_resnet18", 11_689_512 + 8 * 128),
+        # The usual networks for CIFAR have 11,173,962 and 23,520,842 with 10 classes.
+        ("resnet18_cifar", 11_173_962 + 990 * 513),
+        ("resnet50_cifar", 23_520_842 + 990 * 2049),
     ],
 )
 def test_parameters(name: str, count: int) -> None:
@@ -71,6 +74,18 @@ def test_small_network() -> None:
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 10)
     assert [m.groups for m in model.modules() if isinstance(m, SpatialGroupEnhance)] == [8] * 4
     assert default_input_size("sge_resnet10_small") == (3, 64, 64)
+
+
+def test_networks_for_cifar_keep_the_size_in_their_stem() -> None:
+    features: Any = timm.create_model("sge_resnet18_cifar", features_only=True, in_chans=1)
+    shapes = [tuple(f.shape[1:]) for f in features(torch.randn(1, 1, 32, 32))]
+    assert shapes == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert features.feature_info.reduction() == [1, 1, 2, 4, 8]
+    assert default_input_size("resnet50_cifar") == (3, 32, 32)
+    stem: Any = timm.create_model("resnet50_cifar").conv1
+    assert float(stem.weight.detach().std()) == pytest.approx(
+        (2 / (64 * 9)) ** 0.5, rel=0.1
+    )  # He's, fan out
 
 
 def test_attention_stands_before_the_residual_add() -> None:

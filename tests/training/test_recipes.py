@@ -143,5 +143,7 @@ def test_an_inherited_warmup_leaves_an_epoch() -> None:
 
 
 def test_an_unknown_recipe_lists_them() -> None:
-    with pytest.raises(InputError, match="unknown recipe 'fast'; there are: quick, finetune"):
+    with pytest.raises(
+        InputError, match="unknown recipe 'fast'; there are: quick, cifar, finetune"
+    ):
         get_recipe("fast")

@@ -2,13 +2,16 @@
 
 Each is timm's own ResNet with SpatialGroupEnhance after the last BatchNorm of every block,
 before the residual add, as in arXiv 1905.09646, and takes what timm's ResNets take
-(`num_classes`, `in_chans`, `features_only`, `drop_path_rate`, ...) and `groups`.
+(`num_classes`, `in_chans`, `features_only`, `drop_path_rate`, ...) and `groups`. Those whose name
+ends in `_cifar` are for images of about 32 pixels: a 3x3 stem of stride 1 and no pooling, as is
+usual for CIFAR.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -19,6 +22,9 @@ from sgekit.models.insertion.tails import set_tails
 from sgekit.modules import DEFAULT_GROUPS, SpatialGroupEnhance
 
 SMALL = "resnet10_small"
+CIFAR = "_cifar"
+OWN = (SMALL, *(f"resnet{depth}{CIFAR}" for depth in ("18", "50")))
+"""The networks that timm does not have."""
 SMALL_GROUPS = 8
 PREFIX = "sge_"
 
@@ -42,6 +48,30 @@ def _resnet(depth: str, **kwargs: Any) -> dict[str, Any]:
     return {"block": block, "layers": layers, **kwargs}
 
 
+class CifarResNet(ResNet):
+    """timm's ResNet with one 3x3 convolution of stride 1 as its stem, without the pooling."""
+
+    def __init__(
+        self,
+        block: Any,
+        layers: tuple[int, ...],
+        *,
+        in_chans: int = 3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(block, layers, in_chans=in_chans, device=device, dtype=dtype, **kwargs)
+        place: dict[str, Any] = {"device": device, "dtype": dtype}
+        width = cast(int, self.feature_info[0]["num_chs"])
+        stem = nn.Conv2d(in_chans, width, 3, padding=1, bias=False, **place)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv1", stem)
+        self.add_module("maxpool", nn.Identity())
+        for number, stage in enumerate(self.feature_info):
+            stage["reduction"] = 2 ** max(0, number - 1)
+
+
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": _resnet(depth) for depth in _DEPTHS},
     **{f"resnet{depth}d": _resnet(depth, **_DEEP) for depth in _DEPTHS},
@@ -51,19 +81,24 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "resnext101_64x4d": _resnet("101", cardinality=64, base_width=4),
     "wide_resnet50_2": _resnet("50", base_width=128),
     "wide_resnet101_2": _resnet("101", base_width=128),
+    **{f"resnet{depth}{CIFAR}": _resnet(depth) for depth in ("18", "50")},
     SMALL: _SMALL,
 }
 """The plain networks, by timm's names, that have an SGE counterpart `sge_<name>`."""
 
 
 def _cfg(name: str) -> dict[str, Any]:
-    size, pool = (64, 2) if name.endswith(SMALL) else (224, 7)
+    size, pool = 224, 7
+    if name.endswith(SMALL):
+        size, pool = 64, 2
+    elif name.endswith(CIFAR):
+        size, pool = 32, 4
     return {
         "url": "",
         "num_classes": 1000,
         "input_size": (3, size, size),
         "pool_size": (pool, pool),
-        "crop_pct": 0.875,
+        "crop_pct": 1.0 if name.endswith(CIFAR) else 0.875,
         "interpolation": "bilinear",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -73,7 +108,7 @@ def _cfg(name: str) -> dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs(
-    {name: _cfg(name) for name in [SMALL, *(PREFIX + base for base in ARCHITECTURES)]}
+    {name: _cfg(name) for name in [*OWN, *(PREFIX + base for base in ARCHITECTURES)]}
 )
 
 
@@ -93,6 +128,7 @@ def _refuse_missing_weights(name: str, pretrained: bool, kwargs: dict[str, Any])
 
 def _entry(name: str) -> Callable[..., nn.Module]:
     base = name.removeprefix(PREFIX)
+    network = CifarResNet if base.endswith(CIFAR) else ResNet
 
     def build(
         pretrained: bool = False,
@@ -109,14 +145,14 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             "block_args": {"attn_layer": attention},
             **kwargs,
         }
-        model: nn.Module = build_model_with_cfg(ResNet, name, pretrained, **given)
+        model: nn.Module = build_model_with_cfg(network, name, pretrained, **given)
         set_tails(model)
         return model
 
     def plain(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         _refuse_missing_weights(name, pretrained, kwargs)
         model: nn.Module = build_model_with_cfg(
-            ResNet, name, pretrained, **{**ARCHITECTURES[base], **kwargs}
+            network, name, pretrained, **{**ARCHITECTURES[base], **kwargs}
         )
         return model
 

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from sgekit.errors import InputError
-from sgekit.training.recipes import Precision, check_optimizer, parse_changes
+from sgekit.training.recipes import Precision, parse_changes
+from sgekit.training.timm_names import check_optimizer
 
 Norm = Literal["frozen", "batch", "sync", "group"]
 DetectionSchedule = Literal["multistep", "cosine"]

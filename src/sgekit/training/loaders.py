@@ -92,6 +92,18 @@ def _normalised(image: Image.Image | Tensor) -> Tensor:
     return torch.from_numpy(pixels)
 
 
+def squared(recipe: Recipe) -> list[Any]:
+    """The steps from an image to the picture of S x S pixels that a shift begins with."""
+    mode = transforms.InterpolationMode(recipe.interpolation)
+    size = recipe.image_size
+    return [transforms.Resize(size, interpolation=mode), transforms.CenterCrop(size)]
+
+
+def largest_shift(recipe: Recipe) -> int:
+    """Of crop "shift", in pixels."""
+    return max(1, round(recipe.shift * recipe.image_size))
+
+
 def train_transform(recipe: Recipe) -> Transform:
     """Augmentation of one training image: PIL image to (3, S, S), normalised."""
     size = recipe.image_size
@@ -108,13 +120,9 @@ def train_transform(recipe: Recipe) -> Transform:
             interpolation=recipe.interpolation,
         )
         return transform
-    mode = transforms.InterpolationMode(recipe.interpolation)
-    steps: list[Any] = [
-        transforms.Resize(size, interpolation=mode),
-        transforms.CenterCrop(size),
-    ]
+    steps: list[Any] = squared(recipe)
     if recipe.crop == "shift":
-        steps.append(RandomShift(max(1, size // 16)))
+        steps.append(RandomShift(largest_shift(recipe)))
     if recipe.hflip:
         steps.append(transforms.RandomHorizontalFlip(recipe.hflip))
     if recipe.color_jitter:
@@ -128,16 +136,21 @@ def train_transform(recipe: Recipe) -> Transform:
 
 def eval_transform(image_size: int, eval_crop: float, interpolation: str) -> Transform:
     """Resize the shorter side to image_size / eval_crop, crop the centre, normalise."""
+    picture = eval_picture(image_size, eval_crop, interpolation)
+    transform: Transform = transforms.Compose([picture, _normalised])
+    return transform
+
+
+def eval_picture(image_size: int, eval_crop: float, interpolation: str) -> Any:
+    """The same without normalising: bytes (3, S, S)."""
     # As for a prefetcher: timm then leaves bytes, and normalising them is ours and faster.
-    picture = create_transform(
+    return create_transform(
         image_size,
         is_training=False,
         crop_pct=eval_crop,
         interpolation=interpolation,
         use_prefetcher=True,
     )
-    transform: Transform = transforms.Compose([picture, _normalised])
-    return transform
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -275,11 +288,11 @@ def _quiet_worker(_: int) -> None:
 
 
 def loader(
-    samples: Seeded[Any],
+    samples: Dataset[Any],
     batches: Sampler[list[Key]],
     workers: int,
     pin_memory: bool,
-    collate: Callable[[list[Any]], Any] | None = None,
+    collate: Callable[[Any], Any] | None = None,
 ) -> DataLoader[Any]:
     """A DataLoader over prepared batches of keys."""
     return DataLoader(

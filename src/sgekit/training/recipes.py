@@ -1,14 +1,13 @@
 """Training recipes: everything that decides how a network learns, as one typed record."""
 
 import difflib
-import functools
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from sgekit.errors import InputError
+from sgekit.training.timm_names import check_augmentation, check_optimizer
 
 BatchNormMode = Literal["local", "sync", "frozen"]
 Schedule = Literal["cosine", "multistep", "constant"]
@@ -53,6 +52,7 @@ class Recipe:
     cutmix: float = 0.0
     crop: Crop = "resized"
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    shift: float = 0.0625
     hflip: float = 0.5
     color_jitter: float = 0.0
     auto_augment: str | None = None
@@ -68,6 +68,7 @@ class Recipe:
     channels_last: bool = False
     compile: bool = False
     bn: BatchNormMode = "local"
+    cache: bool = False
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -116,6 +117,7 @@ class Recipe:
             "drop_path",
             "random_erasing",
             "hflip",
+            "shift",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -163,6 +165,12 @@ class Recipe:
                 "with; take nearest, bilinear or bicubic"
             )
 
+        if self.cache and (self.crop == "resized" or self.color_jitter or self.random_erasing):
+            raise InputError(
+                "cache knows shifts and flips alone: it goes with crop 'shift' or 'none' and "
+                "without color_jitter and random_erasing"
+            )
+
     @property
     def peak_lr(self) -> float:
         """The learning rate at this recipe's batch size."""
@@ -191,55 +199,6 @@ class Recipe:
 
 def _listed(values: tuple[float, ...]) -> str:
     return ", ".join(map(str, values)) or "none"
-
-
-@functools.cache
-def check_optimizer(name: str, momentum: float) -> None:
-    """Raise InputError unless timm has an optimiser of that name that can be made here."""
-    import torch
-    from timm.optim._optim_factory import create_optimizer_v2, get_optimizer_info, list_optimizers
-
-    known = [str(found) for found in list_optimizers()]
-    plain = name.lower().removeprefix("lookahead_")
-    if plain not in known:
-        near = difflib.get_close_matches(plain, known, n=3, cutoff=0.5)
-        hint = f"near: {', '.join(near)}" if near else "for instance: sgd, momentum, adamw, lamb"
-        raise InputError(f"timm has no optimizer {name!r}; {hint}")
-    if get_optimizer_info(plain).second_order:
-        raise InputError(
-            f"optimizer {name!r} needs second derivatives, which training does not compute; "
-            "for instance: sgd, momentum, adamw, lamb"
-        )
-    try:
-        weights = [torch.nn.Parameter(torch.zeros(2, 2))]
-        create_optimizer_v2(weights, opt=name, lr=0.1, momentum=momentum)
-    except Exception as error:
-        raise InputError(
-            f"optimizer {name!r} cannot be made here with momentum {momentum:g}: {error}"
-        ) from error
-
-
-@functools.cache
-def check_augmentation(policy: str) -> None:
-    """Raise InputError unless timm understands the policy, all of it."""
-    from timm.data.transforms_factory import create_transform
-
-    first, *sections = policy.split("-")
-    # timm passes over a section without a number.
-    ignored = [
-        text
-        for text in sections
-        if not re.search(r"\d", text) and (first, text) != ("rand", "tweights")
-    ]
-    try:
-        if not policy or ignored:
-            raise ValueError(", ".join(ignored))
-        create_transform(32, is_training=True, auto_augment=policy)
-    except Exception as error:
-        raise InputError(
-            f"auto_augment {policy!r} is no policy of timm{f' ({error})' if str(error) else ''}; "
-            "for instance: rand-m7-mstd0.5-inc1, original, v0, augmix-m3, or none"
-        ) from error
 
 
 def parse_changes(recipe: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -298,6 +257,23 @@ RECIPES: dict[str, Recipe] = {
             crop="shift",
             eval_crop=1.0,
             channels_last=True,
+        ),
+        # The usual procedure for CIFAR from scratch with the `_cifar` networks, in fewer epochs.
+        Recipe(
+            name="cifar",
+            epochs=60,
+            batch_size=128,
+            image_size=32,
+            lr=0.1,
+            lr_batch=128,
+            weight_decay=5e-4,
+            warmup_epochs=1,
+            crop="shift",
+            shift=0.125,
+            eval_crop=1.0,
+            precision="bf16",
+            channels_last=True,
+            cache=True,
         ),
         # A trained network on one's own images: small rate, short, gentle augmentation.
         Recipe(

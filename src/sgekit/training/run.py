@@ -11,6 +11,7 @@ from sgekit.errors import InputError
 from sgekit.models import build
 from sgekit.models.checkpoints import classes_in, load_contents, read_weights
 from sgekit.models.contender import parse
+from sgekit.training.cached import CachedSamples, cached_training, whole
 from sgekit.training.callbacks import Curve
 from sgekit.training.checkpoint import Identity
 from sgekit.training.engine import fit, resumed_epoch
@@ -18,6 +19,7 @@ from sgekit.training.loaders import (
     EvalBatches,
     Samples,
     TrainBatches,
+    eval_picture,
     eval_transform,
     loader,
     seed_everything,
@@ -133,7 +135,7 @@ def run(settings: RunSettings, data: ImageData, console: Console | None = None) 
     curve = fit(
         task,
         training_loader(data, settings, workers, pin, epoch),
-        evaluation_loader(data, who, recipe.batch_size, workers, pin),
+        evaluation_loader(data, who, recipe.batch_size, workers, pin, cache=recipe.cache),
         settings,
         who,
         training,
@@ -178,28 +180,35 @@ def training_loader(
             f"mixup and cutmix mix images in pairs, but each of {world} processes has {share} "
             "images a step; use a --batch-size that gives an even number"
         )
-    samples = Samples(data.train, train_transform(recipe), settings.seed)
     batches = TrainBatches(
         len(data.train), recipe.batch_size, settings.seed, rank, world, recipe.accumulate
     )
     # Workers fetch ahead before Lightning tells the epoch of a resumed run.
     batches.set_epoch(epoch)
+    if recipe.cache:
+        cached = cached_training(data.train, recipe, settings.seed, workers)
+        return loader(cached, batches, 0, pin_memory, whole)
+    samples = Samples(data.train, train_transform(recipe), settings.seed)
     return loader(samples, batches, workers, pin_memory)
 
 
 def evaluation_loader(
-    data: ImageData, who: Identity, batch_size: int, workers: int, pin_memory: bool
+    data: ImageData,
+    who: Identity,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool,
+    *,
+    cache: bool = False,
 ) -> Any:
     """Every evaluation image once over all processes, as the network wants it."""
     world, rank = world_and_rank()
-    samples = Samples(
-        data.val,
-        eval_transform(who.image_size, who.eval_crop, who.interpolation),
-        seed=None,
-    )
-    return loader(
-        samples,
-        EvalBatches(len(data.val), max(1, batch_size // world), rank, world),
-        workers,
-        pin_memory,
-    )
+    batches = EvalBatches(len(data.val), max(1, batch_size // world), rank, world)
+    size = who.image_size
+    if cache:
+        picture = eval_picture(size, who.eval_crop, who.interpolation)
+        return loader(
+            CachedSamples(data.val, picture, size, workers), batches, 0, pin_memory, whole
+        )
+    samples = Samples(data.val, eval_transform(size, who.eval_crop, who.interpolation), seed=None)
+    return loader(samples, batches, workers, pin_memory)

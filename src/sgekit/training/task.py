@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from sgekit.errors import InputError
+from sgekit.training.cached import Prepare
 from sgekit.training.loaders import derived_seed, seed_everything
 from sgekit.training.recipes import Recipe
 
@@ -113,6 +114,7 @@ class ClassificationTask(Task):
             if recipe.mixup or recipe.cutmix
             else None
         )
+        self.prepare = Prepare()
         if recipe.channels_last:
             model.to(memory_format=torch.channels_last)
         if recipe.compile:
@@ -124,6 +126,10 @@ class ClassificationTask(Task):
             images = images.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.model(images)
         return logits
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        prepared: Batch = self.prepare(batch)
+        return prepared
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import timm
 from timm.models.resnet import Bottleneck
 
-from sgekit.models.zoo import ARCHITECTURES, default_groups
+from sgekit.models.zoo import ARCHITECTURES, CIFAR, default_groups
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -52,8 +52,8 @@ class Network:
     def text(self) -> str:
         """Such as "SGE-ResNet-50"."""
         plain = self.base or f"ResNet of {'+'.join(map(str, self.blocks))} blocks"
-        if found := re.fullmatch(r"resnet(\d+)(d?)", plain):
-            plain = f"ResNet-{found[1]}{found[2].upper()}"
+        if found := re.fullmatch(r"resnet(\d+)(d?)(_cifar)?", plain):
+            plain = f"ResNet-{found[1]}{found[2].upper()}{' for CIFAR' if found[3] else ''}"
         before = "" if self.attention == "none" else f"{_NAMES[self.attention]}-"
         usual = default_groups(self.base or "")
         after = f" with {self.groups} groups" if self.groups not in (None, usual) else ""
@@ -106,14 +106,14 @@ def _groups(shapes: Shapes) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-_Signature = tuple[bool, tuple[int, ...], int, int, int, bool]
+_Signature = tuple[bool, tuple[int, ...], int, int, int, bool, int]
 
 
 def _signature(shapes: Shapes, blocks: tuple[int, ...]) -> _Signature | None:
     """What tells residual networks apart.
 
     Their blocks, the width of the 3x3 and its channels a group, the width of a deep stem (0: one
-    7x7 convolution), and whether shortcuts are pooled.
+    convolution), whether shortcuts are pooled, and the stem's kernel (0: a deep one).
     """
     bottleneck = "layer1.0.conv3.weight" in shapes
     wide = shapes.get("layer1.0.conv2.weight")
@@ -121,7 +121,8 @@ def _signature(shapes: Shapes, blocks: tuple[int, ...]) -> _Signature | None:
         return None
     stem = shapes.get("conv1.0.weight", (0,))[0]
     pooled = len(shapes.get("layer2.0.downsample.1.weight", ())) == 4
-    return bottleneck, blocks, wide[0], wide[1], stem, pooled
+    kernel = shapes.get("conv1.weight", (0,))[-1]
+    return bottleneck, blocks, wide[0], wide[1], stem, pooled, kernel
 
 
 def _signatures() -> dict[_Signature | None, str]:
@@ -130,13 +131,15 @@ def _signatures() -> dict[_Signature | None, str]:
         first = parts.get("channels", (64,))[0]
         cardinality = parts.get("cardinality", 1)
         width = first * parts.get("base_width", 64) // 64 * cardinality
+        deep = parts.get("stem_type") == "deep"
         key = (
             parts["block"] is Bottleneck,
             tuple(parts["layers"]),
             width,
             width // cardinality,
-            parts["stem_width"] if parts.get("stem_type") == "deep" else 0,
+            parts["stem_width"] if deep else 0,
             parts.get("avg_down", False),
+            0 if deep else 3 if name.endswith(CIFAR) else 7,
         )
         found[key] = name
     return found
