@@ -78,6 +78,8 @@ def code_of(arguments: list[str]) -> object:
         (nothing, ["compare", "--recipe", "slow"], ["slow", "quick"]),
         (nothing, ["compare", "--init", "none.ckpt"], ["none.ckpt", "no checkpoint file"]),
         (nothing, ["train", "--attention", "se", "--groups", "8"], ["--groups", "se"]),
+        (nothing, ["train", "--attention", "sge(preserve=true)"], ["sge(preserve", "--init FILE"]),
+        (nothing, ["compare", "--sweep", "preserve=true,false"], ["sge(preserve", "--pretrained"]),
         (nothing, ["compare", "--attention", "none,se", "--groups", "8"], ["--groups", "none, se"]),
         (nothing, ["compare", *DATA, "--detector", "yolo"], ["yolo", "faster_rcnn"]),
         (nothing, ["train", "--init", "none.ckpt"], ["none.ckpt", "no checkpoint file"]),

@@ -42,9 +42,18 @@ def test_a_name_alone(name: str) -> None:
 def test_options_of_sge() -> None:
     known = set(options_of("sge"))
     ablations = {"group_channels", "weight_init", "bias_init", "normalize", "unbiased"}
-    assert known == {"groups", "eps"} | ablations
+    assert known == {"groups", "eps", "preserve"} | ablations
     assert "reduction" in options_of("se")
     assert options_of("none") == {}
+
+
+def test_whether_the_function_is_kept_is_no_argument_of_the_layer() -> None:
+    kept, naive = parse("sge(groups=8)"), parse("sge(preserve=false, groups=8)")
+    assert naive.text == "sge(groups=8,preserve=false)"
+    assert naive.arguments == kept.arguments == {"groups": 8}
+    assert (kept.preserves, naive.preserves) == (True, False)
+    assert not parse("simam(preserve=true)").preserves  # it can't
+    assert "preserve" not in options_of("sk")
 
 
 def test_the_network_decides_what_a_convolution_takes() -> None:
@@ -79,7 +88,7 @@ def test_options_are_read_by_their_types(
 
 @pytest.mark.usefixtures("odd")
 def test_every_type_of_option() -> None:
-    assert list(options_of("odd")) == ["width", "rate", "wide", "least", "kind"]
+    assert list(options_of("odd")) == ["width", "rate", "wide", "least", "kind", "preserve"]
     contender = parse("odd(kind=mean,least=none,wide=0,rate=2,width=3)")
     assert contender.text == "odd(width=3,rate=2,wide=false,least=none,kind=mean)"
     for wrong, words in (

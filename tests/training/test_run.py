@@ -226,6 +226,24 @@ def test_a_run_can_start_from_weights_of_ones_own(
         torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-4)
 
 
+def test_a_contender_may_start_as_its_paper_says(
+    colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    short = tiny.with_overrides({"epochs": 1, "zero_init_last": False})
+    run(settings(short, tmp_path / "plain", attention="none"), colours, QUIET)
+    file = tmp_path / "plain" / "last.ckpt"
+    trained, _ = load_network(file)
+    start = settings(tiny, tmp_path, attention="sge(preserve=false)", checkpoint=file)
+    network = build_network(start, 3)
+    load_start(network, start, colours.classes)
+    own, theirs = network.state_dict(), trained.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in theirs.items())  # nothing rescaled
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        difference = (network.eval()(images) - trained.eval()(images)).abs().max()
+    assert difference > 1e-3
+
+
 def test_a_start_of_other_classes_gets_a_new_classifier(
     colours: ImageData, tiny: Recipe, tmp_path: Path
 ) -> None:

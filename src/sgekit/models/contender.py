@@ -1,7 +1,8 @@
 """What takes part in a comparison: an attention and options of its constructor.
 
 Written as `sge`, `sge(groups=8)` or `sge(weight_init=0,bias_init=1)`. Wherever a command or
-a checkpoint names an attention, this is what the name may be.
+a checkpoint names an attention, this is what the name may be. `sge(preserve=false)` is put into a
+trained network as its paper starts it, whatever that does to the network's function.
 """
 
 import difflib
@@ -20,6 +21,7 @@ from sgekit.modules import ATTENTION
 
 # What the network decides, for each of its layers.
 _GIVEN = {"self", "channels", "channel_dim", "device", "dtype"}
+PRESERVE = "preserve"
 _GIVEN_TO_CONVOLUTIONS = {"out_channels", "stride", "dilation"}
 _SWITCH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _WORDS = {NoneType: "none", bool: "true or false", int: "a whole number", float: "a number"}
@@ -27,7 +29,7 @@ _WORDS = {NoneType: "none", bool: "true or false", int: "a whole number", float:
 
 @dataclass(frozen=True)
 class Contender:
-    """A name of ATTENTION, and keywords for its constructor."""
+    """A name of ATTENTION, and keywords: for its constructor, and `preserve`."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -43,15 +45,22 @@ class Contender:
         return f"{self.name}({inner})"
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """The keywords for the constructor."""
+        return {name: value for name, value in self.options.items() if name != PRESERVE}
+
+    @property
     def takes_groups(self) -> bool:
         """Whether a number of groups given beside it is for it: SGE whose options say none."""
         return self.name == "sge" and not {"groups", "group_channels"} & self.options.keys()
 
     @property
     def preserves(self) -> bool:
-        """Whether it can start as a constant factor, which is scaled out again."""
+        """Whether it can start as a constant factor, which is scaled out again, and may."""
+        if not self.options.get(PRESERVE, True):
+            return False
         with torch.device("meta"):
-            layer: Any = ATTENTION[self.name](64, **self.options)
+            layer: Any = ATTENTION[self.name](64, **self.arguments)
         try:
             layer.neutralize()
         except InputError:
@@ -116,7 +125,9 @@ def options_of(name: str) -> dict[str, tuple[Any, ...]]:
         for parameter in inspect.signature(constructor).parameters.values()
         if parameter.name not in given and parameter.kind is not parameter.VAR_KEYWORD
     }
-    return {option: kinds for option, kinds in named.items() if kinds}
+    known = {option: kinds for option, kinds in named.items() if kinds}
+    trains_anew = name == "none" or in_place_of_one
+    return known if trains_anew else known | {PRESERVE: (bool,)}
 
 
 def written(value: Any) -> str:

@@ -253,3 +253,15 @@ def test_layers_that_cannot_preserve() -> None:
     with pytest.raises(InputError, match=r"plain has no `neutralize`.*preserve=False"):
         insert(basic(), plain)
     assert len(insert(basic(), plain, preserve=False)) == 2
+
+
+def test_the_name_may_ask_for_the_papers_start() -> None:
+    torch.manual_seed(0)
+    model = basic().eval()
+    before = copy.deepcopy(model.state_dict())
+    names = insert(model, "sge(groups=2,preserve=false)")
+    after = model.state_dict()
+    assert names
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    layer: Any = model.get_submodule(names[0])
+    assert float(layer.bias.detach().mean()) == 1.0  # the paper's start

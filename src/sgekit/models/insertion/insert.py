@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sgekit.errors import InputError
-from sgekit.models.contender import parse
+from sgekit.models.contender import PRESERVE, parse
 from sgekit.models.insertion.choose import Where, chosen, name_of
 from sgekit.models.insertion.convolution import REPLACES, replace_convolutions
 from sgekit.models.insertion.host import SLOT, attach, check, detach, is_host
@@ -58,6 +58,8 @@ def insert(
     attention takes no maps of that dimension or can't preserve. Nothing is changed then.
     """
     check_network(model)
+    if isinstance(attention, str):
+        preserve = preserve and parse(attention).options.get(PRESERVE, True)
     name, make = _maker(attention)
     own_options = getattr(make, "keywords", {})
     if groups not in (None, "auto") and {"groups", "group_channels"} & own_options.keys():
@@ -146,7 +148,7 @@ def remove(model: nn.Module, names: Iterable[str] | None = None) -> list[str]:
 def _maker(attention: Attention) -> tuple[str, Callable[..., nn.Module]]:
     if isinstance(attention, str):
         contender = parse(attention)
-        return contender.name, partial(ATTENTION[contender.name], **contender.options)
+        return contender.name, partial(ATTENTION[contender.name], **contender.arguments)
     if isinstance(attention, nn.Module) or not callable(attention):
         raise InputError(
             "attention is a name or what makes a layer for a number of channels, such as a class, "
