@@ -61,3 +61,53 @@ def test_a_series_is_kept_without_its_paths_and_told(
     assert "`scenes-start`" in text.split("### Not run yet")[1]
     evidence.draw(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_detectors_epochs_and_parts_are_told(evidence: Any) -> None:
+    results = ROOT / "docs" / "results"
+    detector = json.loads((results / "dsb2018-faster.json").read_text())
+    text = evidence.text({"dsb2018-faster": detector})
+    small = next(row for row in detector["detection"] if row["score"] == "ap_small")
+    assert f"| sge | AP small | {100 * small['baseline']:.1f} |" in text
+
+    scenes = json.loads((results / "scenes.json").read_text())
+    text = evidence.text({"scenes-insertion": scenes})
+    runs = scenes["contenders"][0]["runs"]
+    first = sum(run["curve"][0]["val_top1"] for run in runs) / len(runs)
+    assert f"| plain | {100 * first:.1f} % |" in text
+    part = next(entry for entry in scenes["parts"] if entry["attention"] == "sge")
+    assert f"sge {part['mean']:.2f} ({part['difference']:+.2f}".replace("-", "−") in text
+    # Epochs are told where all start from one trained network.
+    assert "epoch 6" in text
+    assert "epoch 6" not in evidence.text({"scenes-start": scenes})
+
+
+def test_curves_over_what_disturbs_are_drawn(evidence: Any, tmp_path: Path) -> None:
+    scenes = json.loads((ROOT / "docs" / "results" / "scenes.json").read_text())
+    pictures = []
+    for found in (
+        {"scenes-noise-0": scenes, "scenes-normalisation": scenes},
+        {"scenes-noise-0": scenes, "scenes-normalisation": scenes, "scenes-distractors-8": scenes},
+    ):
+        evidence.draw_curves(found, tmp_path / "curves.png")
+        pictures.append((tmp_path / "curves.png").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_series_that_starts_from_a_trained_network_trains_it_first(
+    evidence: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, ...]] = []
+
+    def sgekit(*words: str) -> int:
+        called.append(words)
+        return 2 if words[0] == "train" and len(called) == 1 else 0
+
+    monkeypatch.setattr(evidence, "_sgekit", sgekit)
+    monkeypatch.setattr(evidence, "KEPT", tmp_path / "kept")
+    assert evidence.run("scenes-insertion", tmp_path, None, "0") == 2  # and no comparison
+    assert evidence.run("scenes-insertion", tmp_path, None, "0") == 0
+    assert [words[0] for words in called] == ["train", "train", "compare"]
+    start = called[2][called[2].index("--init") + 1]
+    assert start == str(tmp_path / "scenes-insertion-start" / "last.ckpt")
+    assert str(tmp_path / "scenes-insertion-start") in called[1]
