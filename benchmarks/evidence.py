@@ -68,6 +68,10 @@ SERIES = {
     "scenes-normalisation": Series(
         "Without normalisation?", ("--attention", "none,sge,sge(normalize=false)")
     ),
+    "scenes-unzeroed": Series(
+        "The last norm of a block not started at zero, as in the paper's code?",
+        ("--set", "zero_init_last=false"),
+    ),
     "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
     **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
     **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},
