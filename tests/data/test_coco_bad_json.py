@@ -1,5 +1,6 @@
 """COCO JSON that is wrong is refused in one line that names the offenders."""
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,7 @@ CASES = {
     "no box": (change("bbox", None), r"four finite numbers in: annotation 1 \(None\)"),
     "not a number": (change("bbox", [0, 0, float("nan"), 4]), "four finite numbers"),
     "endless": (change("bbox", [0, 0, 10**400, 4]), "four finite numbers"),
+    "endless area": (change("area", math.inf), r"area is no number in: annotation 1 \(inf\)"),
     "area as text": (change("area", "big"), r"area is no number in: annotation 1 \('big'\)"),
     "crowd of 2": (change("iscrowd", 2), "iscrowd is neither 0 nor 1 in: annotation 1"),
 }

@@ -123,3 +123,30 @@ def test_the_same_files_in_both_splits_are_told(tmp_path: Path) -> None:
     shutil.copy(root / "annotations/instances_train.json", root / "annotations/instances_val.json")
     data = open_detection(root)
     assert data.notes == ("4 images both trained and validated on: 1.png, 2.png, 3.png and 1 more",)
+
+
+def test_a_file_that_is_listed_twice_is_told_where_it_is_held_out(tmp_path: Path) -> None:
+    twice = content(12)
+    twice["images"] += [image | {"id": image["id"] + 100} for image in twice["images"]]
+    more = [
+        n | {"id": n["id"] + 100, "image_id": n["image_id"] + 100} for n in twice["annotations"]
+    ]
+    twice["annotations"] += more
+    data = open_detection(write(tmp_path, train=twice))
+    trained = {data.train.source(i) for i in range(len(data.train))}
+    both = trained & {data.val.source(i) for i in range(len(data.val))}
+    assert both
+    note = next(note for note in data.notes if "both trained and validated on" in note)
+    assert note.startswith(f"{len(both)} image")
+
+
+def test_the_files_own_ids_of_the_classes_are_known(tmp_path: Path) -> None:
+    train = content(categories=[{"id": 3, "name": "cell"}, {"id": 7, "name": "platelet"}])
+    for note in train["annotations"]:
+        note["category_id"] = {1: 3, 2: 7}[note["category_id"]]
+    val = content(categories=[{"id": 9, "name": "cell"}])
+    for note in val["annotations"]:
+        note["category_id"] = 9
+    data = open_detection(write(tmp_path, train=train, val=val))
+    assert data.category_ids == (9, 11)  # the validation file's; one above for what it lacks
+    assert open_detection(write(tmp_path / "one", train=train)).category_ids == (3, 7)

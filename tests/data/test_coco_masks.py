@@ -129,11 +129,14 @@ def test_what_is_no_mask(tmp_path: Path, segmentation: Any, message: str) -> Non
         with_masks(tmp_path, segmentation)
 
 
-@pytest.mark.parametrize("counts", ["", "P", "\x00", "0000", "ooooooooooooo0"])
+@pytest.mark.parametrize("counts", ["", "P", "abc", "\x00", "0000", "ooooooooooooo0"])
 def test_compressed_codes_that_are_broken(tmp_path: Path, counts: str) -> None:
     data = with_masks(tmp_path, {"size": list(SIZE), "counts": counts})
-    with pytest.raises(InputError, match=r"segmentation of annotation 1 is no mask of its picture"):
+    with pytest.raises(
+        InputError, match=r"segmentation of annotation 1 is no mask of its picture"
+    ) as told:
         data.train[0]
+    assert "truth value" not in str(told.value)  # NumPy's words, of an empty array
 
 
 def test_of_many_segmentations_some_are_checked_when_they_are_read(

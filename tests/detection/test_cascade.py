@@ -349,6 +349,25 @@ def test_targets_are_asked_for() -> None:
         heads(features(), proposals, [SIZE, SIZE])
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn", "retinanet"])
+def test_autocast_keeps_anchors_in_full_precision(name: str) -> None:
+    model = small.detector(name, min_size=32)
+    found: list[list[torch.Tensor]] = []
+    anchors = (model.rpn if name == "faster_rcnn" else model).anchor_generator
+    anchors.register_forward_hook(lambda module, inputs, out: found.append(out))
+    model.eval()
+    picture = [torch.rand(3, 32, 1100)]
+    model.transform.max_size = 1100
+    with torch.no_grad():
+        model(picture)
+        with torch.autocast("cpu", torch.bfloat16):
+            model(picture)
+    full, mixed = (boxes[0] for boxes in found)
+    assert full[:, 2].max() > 1024
+    assert mixed.dtype == torch.float32
+    assert torch.equal(mixed, full)
+
+
 def test_autocast_keeps_boxes_in_full_precision() -> None:
     model = small.detector("cascade_rcnn", min_size=32)
     with torch.autocast("cpu", torch.bfloat16):

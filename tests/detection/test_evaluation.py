@@ -185,6 +185,13 @@ def test_detections_written_and_read_score_the_same(masks: bool) -> None:
     read.load(json.loads(json.dumps(evaluation.detections())))
     assert read.compute() == evaluation.compute()
     assert read.detections() == evaluation.detections()
+    # With the ids of a file whose classes are not counted from 1.
+    classes = range(len(evaluation.classes))
+    other = evaluation.detections([10 * k + 7 for k in classes])
+    own = sorted({entry["id"] for entry in world.truth["categories"]})
+    for mine, theirs in zip(evaluation.detections(), other, strict=True):
+        assert theirs["category_id"] == 10 * own.index(mine["category_id"]) + 7
+        assert mine["bbox"] == theirs["bbox"]
 
 
 def test_images_without_prediction_are_not_passed_over() -> None:

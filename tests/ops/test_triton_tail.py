@@ -85,7 +85,9 @@ def test_value_and_gradients_in_pieces(layout: str, frozen: bool, cut: Cut) -> N
     of_cpu.check(of_cpu.make(SHAPES["d6"], torch.float32, layout, frozen=frozen))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_narrow_types(dtype: torch.dtype, cut: Cut) -> None:
     cut(6, 36)
     of_cpu.check(of_cpu.make(SHAPES["d6"], dtype, "interleaved"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision import tv_tensors
 
 from sgekit.data import SceneConfig
 from sgekit.data.detection import DetectionData, Target, open_detection
@@ -178,7 +179,38 @@ def test_jitter_cuts_objects_with_the_picture(scenes: DetectionData, tiny: Detec
             ys, xs = torch.nonzero(mask, as_tuple=True)
             edges = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
             assert [int(edge) for edge in edges] == box.tolist()
+            assert mask.max() == 1
+    # Where the picture becomes smaller than what it is padded to, the object does too.
+    smaller = DetectionSamples(scenes.train, replace(recipe, jitter=(0.3, 0.3)), True, 0)
+    known = scenes.train[1][1].masks
+    assert known is not None
+    for epoch in range(5):
+        image, target = smaller[(epoch, 1)]
+        assert target["masks"].sum() == pytest.approx(known.sum() * (0.3 * 96 / 64) ** 2, rel=0.15)
+        corner = image[:, -1, -1]
+        assert torch.equal(corner, torch.full((3,), 114 / 255))
     assert len(augmentation(tiny).transforms) < len(augmentation(recipe).transforms)
+
+
+def test_tiny_boxes_stay_where_nothing_is_cut(scenes: DetectionData, tiny: DetectionRecipe) -> None:
+    samples = DetectionSamples(scenes.train, tiny, False, 0)
+    picture, target = scenes.train[0]
+    small = replace(target, boxes=np.array([[30, 30, 30.6, 30.6]], dtype=np.float32))
+    known = samples._known(small, picture)
+    assert samples.augment is not None
+    _, kept = samples.augment(tv_tensors.Image(torch.zeros(3, 64, 64)), known)
+    assert len(kept["boxes"]) == 1
+
+
+def test_synchronised_norms_are_refused_without_a_gpu(
+    scenes: DetectionData,
+    tiny: DetectionRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sgekit.training.detection_run.world_and_rank", lambda: (2, 0))
+    with pytest.raises(InputError, match="norm sync needs GPUs"):
+        run_detection(settings(replace(tiny, norm="sync"), tmp_path), scenes)
 
 
 def test_rate_warms_up_and_falls() -> None:

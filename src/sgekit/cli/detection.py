@@ -115,7 +115,9 @@ def val(options: argparse.Namespace) -> int:
     for line in _table(scores):
         print(line)
     out = output.out_dir(options)
-    write_atomic(out / "detections.json", json.dumps(evaluation.detections()).encode())
+    write_atomic(
+        out / "detections.json", json.dumps(evaluation.detections(data.category_ids)).encode()
+    )
     _sheets(detector, who, evaluation, data, device, out)
     output.write_results(
         options,

@@ -26,7 +26,7 @@ class CocoSplit:
 
     Image i has the annotations first[i] to first[i + 1], in the file's order: ids, labels from 1,
     boxes (N, 4) x, y, width, height, area, crowd and segmentations (None where the data have no
-    masks).
+    masks). category_ids are the file's own ids of the classes.
     """
 
     classes: tuple[str, ...]
@@ -41,6 +41,7 @@ class CocoSplit:
     area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
     segmentations: Segmentations | None
+    category_ids: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -142,7 +143,7 @@ def open_coco(
         train, val, val_name = _hold_out(train, val_fraction)
     else:
         val = splits[1]
-        notes += _shared(train, val)
+    notes += _shared(train, val)
     return DetectionData(
         name=root.resolve().name,
         kind="coco",
@@ -152,6 +153,7 @@ def open_coco(
         val_name=val_name,
         masks=masks,
         notes=tuple(notes + partly),
+        category_ids=val.category_ids,
     )
 
 
@@ -208,8 +210,16 @@ def _split(
         area=mended.area[order],
         crowd=columns.crowd[kept],
         segmentations=segmentations,
+        category_ids=_category_ids(columns, classes),
     )
     return split, columns.notes + found.notes + mended.notes + told
+
+
+def _category_ids(columns: CocoColumns, classes: Sequence[str]) -> tuple[int, ...]:
+    """The file's ids of the classes; one that it does not list gets an id above all others."""
+    known = {name: int(number) for number, (name, _) in columns.categories.items()}
+    free = max(known.values(), default=0) + 1
+    return tuple(known.get(name, free + place) for place, name in enumerate(classes))
 
 
 def _only(columns: CocoColumns, chosen: NDArray[np.bool_]) -> CocoColumns:
@@ -245,7 +255,9 @@ def _hold_out(whole: CocoSplit, fraction: float) -> tuple[CocoSplit, CocoSplit, 
 
 def _shared(train: CocoSplit, val: CocoSplit) -> list[str]:
     """A note where files are both trained and validated on."""
-    both = sorted({train.source(i) for i in range(len(train))} & set(val.pictures.paths))
+    both = sorted(
+        {train.source(i) for i in range(len(train))} & {val.source(i) for i in range(len(val))}
+    )
     if not both:
         return []
     names = listed([Path(path).name for path in both], 3)

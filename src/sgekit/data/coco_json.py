@@ -234,9 +234,12 @@ def _numbers(
     values: list[Any], key: str, ids: NDArray[np.int64], refuse: _Refuse
 ) -> NDArray[np.float64]:
     try:
-        return np.array(values, dtype=np.float64).reshape(len(ids))
+        numbers = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        good = [v is None or (type(v) in (int, float) and abs(v) < _FAR) for v in values]
+        numbers = None
+    if numbers is not None and numbers.shape == ids.shape and not np.isinf(numbers).any():
+        return numbers
+    good = [v is None or (type(v) in (int, float) and abs(v) < _FAR) for v in values]
     raise refuse.error(
         f"{key} is no number in",
         [f"annotation {ids[i]} ({values[i]!r})" for i, fine in enumerate(good) if not fine],

@@ -207,7 +207,8 @@ def text_runs(text: bytes) -> NDArray[np.int64]:
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     last = np.flatnonzero((codes & 32) == 0)
-    if not len(codes) or codes.min() < 0 or codes.max() > 63 or last[-1:] != len(codes) - 1:
+    ends = len(last) > 0 and last[-1] == len(codes) - 1
+    if not ends or codes.min() < 0 or codes.max() > 63:
         raise ValueError("not a compressed run length code")
     begin = np.append(0, last[:-1] + 1)
     lengths = last - begin + 1

@@ -61,6 +61,7 @@ class DetectionData:
 
     `kind` is "coco" or "scenes". `val_name` says what is validated on, as in `ImageData`. `masks`
     is true where every object has one. `notes` say what was mended or left out, with counts.
+    `category_ids` are the classes' ids in the evaluation file; None: they are 1 to K.
     """
 
     name: str
@@ -71,6 +72,7 @@ class DetectionData:
     val_name: str
     masks: bool
     notes: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] | None = None
 
 
 def open_detection(

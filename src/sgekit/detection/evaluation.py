@@ -120,13 +120,23 @@ class CocoEvaluation:
                 ),
             )
 
-    def detections(self) -> list[dict[str, Any]]:
-        """All detections as COCO's result list, which JSON can hold."""
+    def detections(self, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """All detections as COCO's result list, which JSON can hold.
+
+        ``category_ids`` are written in place of the ground truth's, in the order of its ids.
+        """
+        own = self._categories.tolist()
+        written = dict(zip(own, own if category_ids is None else category_ids, strict=True))
         listed = []
         for image_id, found in sorted(self._found.items()):
             columns = found.categories.tolist(), found.boxes.tolist(), found.scores.tolist()
             entries: list[dict[str, Any]] = [
-                {"image_id": image_id, "category_id": category, "bbox": box, "score": value}
+                {
+                    "image_id": image_id,
+                    "category_id": written[category],
+                    "bbox": box,
+                    "score": value,
+                }
                 for category, box, value in zip(*columns, strict=True)
             ]
             for entry, coded in zip(entries, found.masks or [], strict=bool(found.masks)):

@@ -13,6 +13,7 @@ from torchvision.models.detection.faster_rcnn import (
     FastRCNNPredictor,
     TwoMLPHead,
 )
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
 
@@ -87,6 +88,14 @@ def retinanet(
     return model
 
 
+class Anchors(AnchorGenerator):  # type: ignore[misc]
+    """torchvision's, in float32 under autocast, where the maps have fewer digits."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        boxes: list[Tensor] = super().forward(image_list, [_widened_shape(m) for m in feature_maps])
+        return boxes
+
+
 def anchors(sizes: Sequence[float], ratios: Sequence[float], *, scales: int) -> AnchorGenerator:
     """Anchors of one size a level, or of `scales` sizes a third of an octave apart.
 
@@ -94,7 +103,7 @@ def anchors(sizes: Sequence[float], ratios: Sequence[float], *, scales: int) -> 
     """
     steps = [2 ** (step / scales) for step in range(1, scales)]
     every = tuple((size, *(int(size * step) for step in steps)) for size in sizes)
-    return AnchorGenerator(every, (tuple(ratios),) * len(every))
+    return Anchors(every, (tuple(ratios),) * len(every))
 
 
 def in_full_precision(module: nn.Module, inputs: Any, out: Any) -> Any:
@@ -114,8 +123,19 @@ def _without_background(head: nn.Module, inputs: Any, out: dict[str, Tensor]) ->
 
 def _widened(value: Any) -> Any:
     # A network in half precision throughout has its features and boxes in one type.
-    half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-    return value.float() if half and torch.is_autocast_enabled(value.device.type) else value
+    return value.float() if isinstance(value, Tensor) and _is_narrowed(value) else value
+
+
+def _widened_shape(feature_map: Tensor) -> Tensor:
+    """Of a map's shape and device, in float32 under autocast; its numbers are not looked at."""
+    if not _is_narrowed(feature_map):
+        return feature_map
+    return feature_map.new_empty((), dtype=torch.float32).expand(feature_map.shape)
+
+
+def _is_narrowed(value: Tensor) -> bool:
+    half = value.dtype in (torch.float16, torch.bfloat16)
+    return half and torch.is_autocast_enabled(value.device.type)
 
 
 def _box_head(channels: int, width: int, normed: bool) -> Any:

@@ -24,11 +24,12 @@ def augmentation(recipe: DetectionRecipe) -> v2.Compose:
         side = (recipe.max_size, recipe.max_size)
         low, high = recipe.jitter
         steps.append(v2.ScaleJitter(side, scale_range=(low, high), antialias=True))
-        steps.append(v2.RandomCrop(side, pad_if_needed=True, fill=114))
+        fill = {tv_tensors.Image: 114, tv_tensors.Mask: 0}
+        steps.append(v2.RandomCrop(side, pad_if_needed=True, fill=fill))
+        # Objects that were cut away, or to less than a pixel, are none any more.
+        steps.append(v2.SanitizeBoundingBoxes(min_size=1))
     if recipe.hflip:
         steps.append(v2.RandomHorizontalFlip(recipe.hflip))
-    # Objects that were cut away, or to less than a pixel, are none any more.
-    steps.append(v2.SanitizeBoundingBoxes(min_size=1))
     return v2.Compose(steps)
 
 

@@ -23,7 +23,8 @@ class DetectionRecipe:
     ``warmup_factor`` of it over ``warmup_steps`` steps. In training the shorter side becomes
     one of ``min_size`` at random, in evaluation the last of them, the longer at most
     ``max_size``. ``jitter`` is the range of large-scale jitter (arXiv 2012.07177): the picture
-    is scaled by a factor from it and cut or padded to ``max_size``; (1, 1) is off.
+    is scaled to ``max_size`` times a factor from it and cut or padded to that square, which the
+    detector then resizes to ``min_size`` as every picture; (1, 1) is off.
     ``anchor_sizes`` are the pixels a side of the anchors on the pyramid's five maps, in the
     resized picture; small objects want smaller ones. ``box_batch_size_per_image`` is the
     number of a picture's proposals that the box head learns from, ``proposals`` the number of

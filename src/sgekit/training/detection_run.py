@@ -134,6 +134,8 @@ def run_detection(
     accelerator = resolve_device(settings.device)
     if accelerator == "cpu" and recipe.precision == "fp16":
         raise InputError("precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+    if accelerator == "cpu" and recipe.norm == "sync" and world_and_rank()[0] > 1:
+        raise InputError("norm sync needs GPUs: torch's SyncBatchNorm does not run on a CPU")
     who = detector_identity(settings, data.classes)
     training = recipe.flat() | {
         "seed": settings.seed,
