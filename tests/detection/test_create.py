@@ -259,6 +259,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "classes type": ({"num_classes": True}, "num_classes must be a whole number.*True"),
     "norm": ({"norm": "layer"}, "norm must be one of frozen, batch, sync, group, not 'layer'"),
     "stages": ({"frozen_stages": 6}, "frozen_stages must be 0.*not 6"),
+    "size as a fraction": (
+        {"min_size": 64.0},
+        r"min_size must be a whole number above 0, not 64\.0",
+    ),
+    "no name": ({"name": None}, "no detector is named None"),
     "sizes": ({"min_size": 0}, "min_size must be a whole number above 0, not 0"),
     "no sizes": ({"min_size": ()}, "min_size must be.*nothing"),
     "max size": ({"min_size": 800, "max_size": 600}, "max_size 600 is less than min_size 800"),

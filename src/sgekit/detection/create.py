@@ -146,8 +146,8 @@ def create_detector(
 
 
 def kind_of(name: str) -> Kind:
-    if name not in DETECTORS:
-        near = difflib.get_close_matches(name, DETECTORS, n=1)
+    if not isinstance(name, str) or name not in DETECTORS:
+        near = difflib.get_close_matches(str(name), DETECTORS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(f"no detector is named {name!r}; {hint}allowed: {', '.join(DETECTORS)}")
     return DETECTORS[name]
@@ -163,7 +163,7 @@ def _check(
     pretrained: bool,
     checkpoint: str | Path | None,
 ) -> None:
-    sizes = [min_size] if isinstance(min_size, int) else list(min_size)
+    sizes = list(min_size) if isinstance(min_size, Sequence) else [min_size]
     named: dict[str, list[Any]] = {"num_classes": [num_classes], "in_chans": [in_chans]}
     for option, values in (named | {"min_size": sizes, "max_size": [max_size]}).items():
         for value in values or ["nothing"]:
