@@ -158,3 +158,12 @@ def test_the_recipe_for_cifar_caches_and_shifts_by_four_pixels(colours: ImageDat
     samples = cached_training(colours.train, recipe, 0, 0)
     assert recipe.cache
     assert samples.shift == 4
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_shifts_of_nothing_and_of_half(colours: ImageData, cached: Recipe, shift: float) -> None:
+    recipe = cached.with_overrides({"shift": shift})
+    samples = cached_training(colours.train, recipe, 0, 0)
+    images, _ = Prepare()(samples.__getitems__([(0, i) for i in range(48)]))
+    assert images.isfinite().all()
+    assert int(samples._moves(0)[:, :2].abs().max()) == 32 * shift

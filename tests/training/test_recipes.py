@@ -74,6 +74,7 @@ def test_a_recipe_survives_json(name: str) -> None:
         ({"crop_scale": "0.1,inf"}, "crop_scale must be a finite number, got inf"),
         ({"lr_batch": -1}, "lr_batch must not be negative, got -1"),
         ({"min_lr": -0.1}, "min_lr must not be negative"),
+        ({"shift": 0.6}, "shift must lie between 0 and 0.5"),
         ({"color_jitter": -0.1}, "color_jitter must not be negative"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"decay_rate": 0.0}, r"decay_rate must lie in \(0, 1\], got 0.0"),

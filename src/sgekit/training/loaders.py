@@ -101,7 +101,7 @@ def squared(recipe: Recipe) -> list[Any]:
 
 def largest_shift(recipe: Recipe) -> int:
     """Of crop "shift", in pixels."""
-    return max(1, round(recipe.shift * recipe.image_size))
+    return round(recipe.shift * recipe.image_size)
 
 
 def train_transform(recipe: Recipe) -> Transform:

@@ -117,10 +117,11 @@ class Recipe:
             "drop_path",
             "random_erasing",
             "hflip",
-            "shift",
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.shift <= 0.5:
+            raise InputError(f"shift must lie between 0 and 0.5, got {self.shift}")
         if not 0 < self.eval_crop <= 1:
             raise InputError(f"eval_crop must lie in (0, 1], got {self.eval_crop}")
         if not 0 <= self.momentum < 1:
@@ -164,7 +165,6 @@ class Recipe:
                 "auto_augment does not go with interpolation 'lanczos', which Pillow cannot rotate "
                 "with; take nearest, bilinear or bicubic"
             )
-
         if self.cache and (self.crop == "resized" or self.color_jitter or self.random_erasing):
             raise InputError(
                 "cache knows shifts and flips alone: it goes with crop 'shift' or 'none' and "
