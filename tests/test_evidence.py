@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import shlex
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,16 +16,17 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def evidence() -> ModuleType:
+def evidence() -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location(
         "evidence_of_benchmarks", ROOT / "benchmarks" / "evidence.py"
     )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")  # the scripts import each other
+        spec.loader.exec_module(module)
+        yield module
 
 
 def test_the_page_is_up_to_date(evidence: Any) -> None:
@@ -35,7 +36,7 @@ def test_the_page_is_up_to_date(evidence: Any) -> None:
 
 
 def test_every_command_is_one_that_the_tool_takes(evidence: Any) -> None:
-    for name in evidence.SERIES:
+    for name in evidence.ALL:
         for line in evidence.command(name).splitlines():
             program, *words = shlex.split(line)
             assert program == "sgekit"

@@ -1,0 +1,153 @@
+"""The comparisons behind docs/evidence.md: what each asks, and what a user would type for it."""
+
+from dataclasses import dataclass
+
+SEEDS = "0,1,2"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One comparison: the question, what `sgekit compare` is told, scenes of its own, and the
+    network that all start from, as `sgekit train` is told, trained on the same images or on
+    `start_data`."""
+
+    question: str
+    compare: tuple[str, ...]
+    data: str | None = None
+    scenes: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    start_data: str | None = None
+
+
+def _noise(level: str) -> Series:
+    return Series(
+        f"Scenes with noise of {level}", ("--model", "resnet10_small"), scenes=("--noise", level)
+    )
+
+
+def _distractors(count: str) -> Series:
+    return Series(
+        f"Scenes with {count} look-alikes",
+        ("--model", "resnet10_small"),
+        scenes=("--distractors", count),
+    )
+
+
+def _photos(pixels: str) -> tuple[str, ...]:
+    return ("--model", "resnet10_small", "--image-size", pixels, "--workers", "0",
+            "--precision", "bf16", "--set", "cache=true")  # fmt: skip
+
+
+_CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
+SERIES = {
+    "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,4,8,16")),
+    "scenes-start": Series(
+        "Which start of weight and bias?", ("--sweep", "weight_init,bias_init=0:0,0:1,1:0,1:1")
+    ),
+    "scenes-normalisation": Series(
+        "Without normalisation?", ("--attention", "none,sge,sge(normalize=false)")
+    ),
+    "scenes-unzeroed": Series(
+        "The last norm of a block not started at zero, as in the paper's code?",
+        ("--set", "zero_init_last=false"),
+    ),
+    "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
+    **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
+    **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},
+    **{
+        f"caltech101{suffix}": Series(
+            f"Photographs of 101 kinds of things, {pixels} pixels",
+            (*_CONTENDERS, *_photos(pixels), "--epochs", "8"),
+            data="caltech101",
+        )
+        for suffix, pixels in (("", "128"), ("-64", "64"))
+    },
+    "scenes-insertion": Series(
+        "Into a trained network?",
+        ("--attention", "none,sge,sge(preserve=false),se,se(preserve=false)", "--epochs", "3",
+         "--lr", "0.001"),
+        start=("--model", "resnet10_small", "--attention", "none", "--seed", "7"),
+    ),
+    "cifar10": Series(
+        "Ten kinds of things in 32 pixels, ResNet-18",
+        (*_CONTENDERS, "--model", "resnet18_cifar", "--recipe", "cifar"),
+        data="cifar10",
+    ),
+    "cifar10-small": Series(
+        "Ten kinds of things in 32 pixels, a small network and five epochs",
+        (*_CONTENDERS, "--model", "resnet10_small", "--recipe", "cifar", "--epochs", "5",
+         "--precision", "fp32"),
+        data="cifar10",
+    ),
+    "cifar10-bottleneck": Series(
+        "Ten kinds of things in 32 pixels, ResNet-50",
+        (*_CONTENDERS, "--model", "resnet50_cifar", "--recipe", "cifar"),
+        data="cifar10",
+    ),
+    **{
+        f"dsb2018-{short}": Series(
+            f"Small objects: nuclei, {words}",
+            ("--detector", detector, "--model", "resnet10_small", "--recipe", "quick-detect",
+             "--attention", "none,sge", "--workers", "0", "--epochs", "3", "--batch-size", "4",
+             "--image-size", "160"),
+            data="dsb2018",
+        )
+        for short, detector, words in (
+            ("faster", "faster_rcnn", "Faster R-CNN"), ("mask", "mask_rcnn", "Mask R-CNN"),
+        )
+    },
+}  # fmt: skip
+
+
+# Settings tried before one was chosen. They are judged on a part of the training images, so that
+# the test images are new to the one that is.
+def _trial(words: str, *changes: str, start: bool = False, attention: str = "") -> Series:
+    options = (*_photos("64"), "--attention", attention or "none,sge,sge(groups=32)", *changes)
+    first = (*_photos("64"), "--attention", "none", "--seed", "7", "--epochs", "8")
+    return Series(words, options, data="caltech101/train", start=first if start else ())
+
+
+_UNZEROED = ("--set", "zero_init_last=false")
+_SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0001",
+        "--set", "decay_norm_and_bias=true")  # fmt: skip
+TRIALS = {
+    "trial-default": _trial("from scratch, eight epochs", "--epochs", "8"),
+    "trial-unzeroed": _trial(
+        "the last norm of a block not started at zero", "--epochs", "8", *_UNZEROED
+    ),
+    "trial-sgd": _trial(
+        "the same and the paper's optimiser", "--epochs", "8", *_UNZEROED, *_SGD,
+        attention="none,sge",
+    ),
+    "trial-longer": _trial(
+        "the last norm not started at zero, 24 epochs", "--epochs", "24", *_UNZEROED,
+        attention="none,sge",
+    ),
+    "trial-insertion": _trial(
+        "into a trained network, four epochs more", "--epochs", "4", "--lr", "0.002", start=True
+    ),
+}  # fmt: skip
+ALL = {**SERIES, **TRIALS}
+
+
+def command(name: str, seeds: str = SEEDS) -> str:
+    """What a user would type for the series."""
+    series = ALL[name]
+    own = [*series.compare, *(["--seeds", seeds] if seeds != SEEDS else [])]
+    if series.data:
+        own += ["--data", series.data]
+    lines = []
+    if series.scenes:
+        lines.append(f"sgekit scenes {' '.join(series.scenes)} --out {name}")
+        own += ["--data", name]
+    if series.start:
+        data = series.start_data or series.data
+        words = [*series.start, *(["--data", data] if data else [])]
+        lines.append(f"sgekit train {' '.join(words)} --out {name}-start")
+        own += ["--init", f"{name}-start/last.ckpt"]
+    lines.append(" ".join(["sgekit compare", *map(_quoted, own), "--out", f"evidence/{name}"]))
+    return "\n".join(lines)
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if "(" in word else word
