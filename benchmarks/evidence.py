@@ -214,7 +214,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
     parser.add_argument("--seeds", default=SEEDS)
     options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in SERIES]:
+    if unknown := [name for name in options.names if name not in ALL]:
         parser.error(f"no series {', '.join(unknown)}; there are {', '.join(ALL)}")
     names = options.names or [n for n, s in ALL.items() if options.data or not s.data]
     if options.what == "list":

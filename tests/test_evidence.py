@@ -112,3 +112,25 @@ def test_a_series_that_starts_from_a_trained_network_trains_it_first(
     start = called[2][called[2].index("--init") + 1]
     assert start == str(tmp_path / "scenes-insertion-start" / "last.ckpt")
     assert str(tmp_path / "scenes-insertion-start") in called[1]
+
+
+def test_what_was_tried_stands_in_one_table_with_its_commands(
+    evidence: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(evidence, "KEPT", tmp_path)
+    results = json.loads((ROOT / "docs" / "results" / "scenes.json").read_text())
+    (tmp_path / "source.json").write_text(json.dumps(results))
+    evidence.keep("trial-default", tmp_path / "source.json")
+    text = evidence.text(evidence.kept())
+    table, _, commands = text.split("### Settings tried")[1].partition("```sh")
+    assert "| sge | 3 | 69.4 ± 5.0 % | −2.3 (−7.7 to +3.1) |" in table
+    assert "sgekit compare --model resnet10_small" in commands
+    assert "--data caltech101/train" in commands
+    assert "trial" not in text.split("### Not run yet")[1]
+
+    monkeypatch.setattr("sys.argv", ["evidence.py", "keep", "trial-default"])
+    assert evidence.main() == 0  # a name like any other
+    monkeypatch.setattr("sys.argv", ["evidence.py", "keep", "trial-nothing"])
+    with pytest.raises(SystemExit):
+        evidence.main()
+    assert "no series trial-nothing" in capsys.readouterr().err
