@@ -75,8 +75,7 @@ SERIES = {
     ),
     "cifar10-small": Series(
         "Ten kinds of things in 32 pixels, a small network and five epochs",
-        (*_CONTENDERS, "--model", "resnet10_small", "--recipe", "cifar", "--epochs", "5",
-         "--precision", "fp32"),
+        (*_CONTENDERS, "--model", "resnet10_small", "--recipe", "cifar", "--epochs", "5"),
         data="cifar10",
     ),
     "cifar10-bottleneck": Series(
