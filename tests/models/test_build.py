@@ -68,6 +68,25 @@ def test_options_reach_timm() -> None:
     assert sum(isinstance(m, SpatialGroupEnhance) for m in features.modules()) == 4
 
 
+def last_norms(model: nn.Module) -> list[float]:
+    return [
+        float(m.weight.detach().abs().max()) for n, m in model.named_modules() if n.endswith("bn2")
+    ]
+
+
+def test_what_a_recipe_asks_of_families_that_lack_it() -> None:
+    assert 0 in last_norms(build("resnet10_small", num_classes=2))
+    assert set(last_norms(build("resnet10_small", num_classes=2, zero_init_last=False))) == {1.0}
+    for name in ("densenet121", "mobilenetv3_small_050"):  # nothing of theirs starts at zero
+        with torch.device("meta"):
+            model = build(name, "sge", num_classes=2, zero_init_last=False)
+        assert any(isinstance(m, SpatialGroupEnhance) for m in model.modules())
+    with pytest.raises(InputError, match="densenet121 has no paths to drop; set drop_path=0"):
+        build("densenet121", drop_path_rate=0.1)
+    with pytest.raises(TypeError, match="no_such_option"):
+        build("densenet121", no_such_option=1)
+
+
 def test_auto_groups() -> None:
     with torch.device("meta"):
         model = build("resnet10_small", "sge", groups="auto")

@@ -1,6 +1,7 @@
 """Any convolutional network of timm with any attention of ours."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -40,11 +41,13 @@ def build(
     the nearest divisor of each layer's channels; None is the paper's 64 in timm's ResNets (8
     for resnet10_small) and "auto" in other families. `preserve` starts the layers as one
     factor and scales it out, so that the network computes what it did; None does so with
-    `pretrained`, save for attention that can't. `kwargs` go to timm's constructor.
+    `pretrained`, save for attention that can't. `kwargs` go to timm's constructor;
+    `zero_init_last` asks nothing of a family that starts no norm at zero.
 
     Raises InputError for an unknown name or attention (with the near ones), a network that
     has no place for attention or is a ResNet with its own, groups that don't divide some
-    layer's channels, and pretrained weights that don't exist or can't be fetched.
+    layer's channels, `drop_path_rate` for a network without dropped paths, and pretrained
+    weights that don't exist or can't be fetched.
     """
     base = _known(name)
     contender = parse(attention)
@@ -57,7 +60,8 @@ def build(
         put(skeleton, preserve=False)
     except InputError as error:
         raise InputError(f"{base}: {error}") from None
-    create = partial(timm.create_model, base, num_classes=num_classes, in_chans=in_chans, **kwargs)
+    options = _for_family(base, skeleton, kwargs)
+    create = partial(timm.create_model, base, num_classes=num_classes, in_chans=in_chans, **options)
     model: nn.Module = _pretrained(base, create) if pretrained else create()
     put(model, preserve=preserve)
     return model
@@ -98,6 +102,17 @@ def _known(name: str) -> str:
         hint = f"near names: {', '.join(near)}" if near else "`sgekit models` lists the names"
         raise InputError(f"no model is named {name!r}; {hint}")
     return base
+
+
+def _for_family(base: str, skeleton: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """The options as the family's constructor takes them, where a recipe can ask for them."""
+    known = inspect.signature(type(skeleton).__init__).parameters.values()
+    names = {parameter.name for parameter in known}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known):
+        return options
+    if options.get("drop_path_rate") and "drop_path_rate" not in names:
+        raise InputError(f"{base} has no paths to drop; set drop_path=0")
+    return {k: v for k, v in options.items() if k in names or k != "zero_init_last"}
 
 
 def _tags(architecture: str) -> list[str]:

@@ -256,6 +256,7 @@ RECIPES: dict[str, Recipe] = {
             warmup_epochs=1,
             crop="shift",
             eval_crop=1.0,
+            zero_init_last=False,
             channels_last=True,
         ),
         # The usual procedure for CIFAR from scratch with the `_cifar` networks, in fewer epochs.
