@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence_figures import draw, draw_curves, has_curves
-from evidence_series import ALL, SEEDS, SERIES, TRIALS, command
+from evidence_series import ALL, SERIES, TRIALS, command
 
 from sgekit.comparison.formats import display_name
 from sgekit.comparison.tables import markdown_table, rows, score_rows
@@ -32,10 +32,10 @@ CURVES = DOCS / "images" / "evidence-scenes.png"
 BEGIN, END = "<!-- series -->", "<!-- end of series -->"
 
 
-def run(name: str, out: Path, data: Path | None, seeds: str) -> int:
+def run(name: str, out: Path, data: Path | None, seeds: str | None) -> int:
     """Train what is missing; results so far are kept however it ends. Returns the exit code."""
     series = ALL[name]
-    words = [*series.compare, "--seeds", seeds, "--out", str(out / name)]
+    words = [*series.compare, "--seeds", seeds or series.seeds, "--out", str(out / name)]
     if series.scenes:
         folder = out / "data" / name
         if not folder.exists():
@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="series (all that need no --data)")
     parser.add_argument("--out", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--data", type=Path, help="the folder of the data sets")
-    parser.add_argument("--seeds", default=SEEDS)
+    parser.add_argument("--seeds", help="other than the series' own")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in ALL]:
         parser.error(f"no series {', '.join(unknown)}; there are {', '.join(ALL)}")

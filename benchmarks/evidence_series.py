@@ -17,6 +17,7 @@ class Series:
     scenes: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
     start_data: str | None = None
+    seeds: str = SEEDS
 
 
 def _noise(level: str) -> Series:
@@ -62,6 +63,12 @@ SERIES = {
         )
         for suffix, pixels in (("", "128"), ("-64", "64"))
     },
+    "caltech101-confirmed": Series(
+        "Photographs of 101 kinds of things: the setting tried, on test images with new seeds",
+        ("--attention", "none,sge", *_photos("64"), "--epochs", "8"),
+        data="caltech101",
+        seeds="10,11,12,13,14,15,16,17",
+    ),
     "scenes-insertion": Series(
         "Into a trained network?",
         ("--attention", "none,sge,sge(preserve=false),se,se(preserve=false)", "--epochs", "3",
@@ -113,7 +120,9 @@ TRIALS = {
     "trial-zeroed": _trial(
         "the last norm of a block started at zero", "--epochs", "8", "--set", "zero_init_last=true",
     ),
-    "trial-sgd": _trial("the paper's optimiser", "--epochs", "8", *_SGD),
+    "trial-sgd": _trial(
+        "the paper's optimiser", "--epochs", "8", *_SGD, attention="none,sge"
+    ),
     "trial-longer": _trial("24 epochs", "--epochs", "24"),
     "trial-insertion": _trial(
         "into a trained network, four epochs more", "--epochs", "4", "--lr", "0.002", start=True
@@ -122,9 +131,10 @@ TRIALS = {
 ALL = {**SERIES, **TRIALS}
 
 
-def command(name: str, seeds: str = SEEDS) -> str:
-    """What a user would type for the series."""
+def command(name: str, seeds: str | None = None) -> str:
+    """What a user would type for the series, with its seeds or others."""
     series = ALL[name]
+    seeds = seeds or series.seeds
     own = [*series.compare, *(["--seeds", seeds] if seeds != SEEDS else [])]
     if series.data:
         own += ["--data", series.data]
