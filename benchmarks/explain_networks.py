@@ -2,10 +2,10 @@
 
     python benchmarks/explain_networks.py compare --out docs/results/explain-scenes.json
 
-`sgekit explain` for every run of `sgekit compare --out compare` without attention and with SGE (what
-is there already is not run again), then two tables for docs/results/index.md: means over the seeds
-with every seed behind, and the paired difference with its 95 % interval. Other data than the scenes
-with --data.
+`sgekit explain` for every run of `sgekit compare --out compare` without attention and with SGE
+(what is there already is not run again), then two tables for docs/results/index.md: means over the
+seeds with every seed behind, and the paired difference with its 95 % interval. Other data than the
+scenes with --data.
 """
 
 import argparse
