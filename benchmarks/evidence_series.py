@@ -39,6 +39,8 @@ def _photos(pixels: str) -> tuple[str, ...]:
             "--precision", "bf16", "--set", "cache=true")  # fmt: skip
 
 
+_SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0001",
+        "--set", "decay_norm_and_bias=true")  # fmt: skip
 _CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
 SERIES = {
     "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,4,8,16")),
@@ -52,6 +54,7 @@ SERIES = {
         "The last norm of a block started at zero, as timm does?",
         ("--set", "zero_init_last=true"),
     ),
+    "scenes-sgd": Series("The paper's optimiser?", _SGD),
     "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
     **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
     **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},
@@ -113,8 +116,6 @@ def _trial(words: str, *changes: str, start: bool = False, attention: str = "") 
     return Series(words, options, data="caltech101/train", start=first if start else ())
 
 
-_SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0001",
-        "--set", "decay_norm_and_bias=true")  # fmt: skip
 TRIALS = {
     "trial-default": _trial("from scratch, eight epochs", "--epochs", "8"),
     "trial-zeroed": _trial(
