@@ -54,7 +54,13 @@ SERIES = {
         "The last norm of a block started at zero, as timm does?",
         ("--set", "zero_init_last=true"),
     ),
-    "scenes-sgd": Series("The paper's optimiser?", _SGD),
+    "scenes-preserved": Series(
+        "Starting as the plain network?",
+        ("--attention", "none,sge,sge(preserve=true),se,se(preserve=true)"),
+    ),
+    "scenes-sgd": Series(
+        "The paper's optimiser?", ("--attention", "none,sge,sge(preserve=true)", *_SGD)
+    ),
     "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
     **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
     **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},

@@ -53,6 +53,13 @@ def test_whether_the_function_is_kept_is_no_argument_of_the_layer() -> None:
     assert naive.arguments == kept.arguments == {"groups": 8}
     assert (kept.preserves, naive.preserves) == (True, False)
     assert not parse("simam(preserve=true)").preserves  # it can't
+    assert [c.starts_neutral(trained=True) for c in (kept, naive)] == [True, False]
+    assert [c.starts_neutral(trained=False) for c in (kept, naive)] == [False, False]
+    assert parse("sge(preserve=true)").starts_neutral(trained=False)
+    for trained in (True, False):
+        with pytest.raises(InputError, match="simam can't start as one factor"):
+            parse("simam(preserve=true)").starts_neutral(trained=trained)
+    assert not parse("simam").starts_neutral(trained=True)
     assert "preserve" not in options_of("sk")
 
 

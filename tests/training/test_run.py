@@ -244,6 +244,25 @@ def test_a_contender_may_start_as_its_paper_says(
     assert difference > 1e-3
 
 
+@pytest.mark.parametrize("attention", ["sge", "se", "cbam"])
+def test_a_fresh_network_may_start_as_the_plain_one(
+    attention: str, colours: ImageData, tiny: Recipe, tmp_path: Path
+) -> None:
+    tiny = tiny.with_overrides({"epochs": 1, "zero_init_last": False})
+    plain = build_network(settings(tiny, tmp_path, attention="none"), 3)
+    images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = plain(images)
+        preserved = settings(tiny, tmp_path, attention=f"{attention}(preserve=true)")
+        torch.testing.assert_close(build_network(preserved, 3)(images), expected)
+        usual = build_network(settings(tiny, tmp_path, attention=attention), 3)
+        assert not torch.allclose(usual(images), expected, rtol=1e-2, atol=1e-2)
+    run(preserved, colours, QUIET)  # and what it learns can be read again
+    learned, identity = load_network(tmp_path / "last.ckpt")
+    assert identity.attention == preserved.attention
+    assert not torch.allclose(learned(images), plain.eval()(images), rtol=1e-2, atol=1e-2)
+
+
 def test_a_start_of_other_classes_gets_a_new_classifier(
     colours: ImageData, tiny: Recipe, tmp_path: Path
 ) -> None:

@@ -75,7 +75,6 @@ def execute(options: argparse.Namespace) -> int:
         raise InputError("--sweep is given twice; options vary together as in A,B=1:2,3:4")
     shared.check_groups(options.groups, options.attention)
     sweep = parse_sweep(options.sweep[0], options.attention) if options.sweep else None
-    shared.check_preserve(options, sweep.contenders if sweep else options.attention)
     detects = shared.wants_detection(options)
     plan = Plan(
         model=shared.default_model(options),

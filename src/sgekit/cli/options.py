@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sgekit.data import ImageData, open_data
 from sgekit.data.detection import DetectionData, is_detection, open_detection
 from sgekit.errors import InputError
-from sgekit.models.contender import PRESERVE, parse
+from sgekit.models.contender import parse
 from sgekit.training.detection_recipes import (
     DETECTION_RECIPES,
     DetectionRecipe,
@@ -101,16 +101,6 @@ def check_groups(groups: object, attention: Sequence[str]) -> None:
         raise InputError(
             f"--groups is SGE's number of groups, which {', '.join(attention)} does not take; "
             "options of an attention stand behind its name, as in sge(groups=8)"
-        )
-
-
-def check_preserve(options: argparse.Namespace, attention: Sequence[str]) -> None:
-    """Raise InputError where a contender says `preserve` and there is nothing to preserve."""
-    saying = [text for text in attention if PRESERVE in parse(text).options]
-    if saying and not (options.pretrained or options.init):
-        raise InputError(
-            f"{saying[0]} says whether a trained network keeps its function, but nothing here is "
-            "trained; add --init FILE or --pretrained"
         )
 
 

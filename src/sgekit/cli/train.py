@@ -45,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     shared.check_groups(options.groups, [options.attention])
-    shared.check_preserve(options, [options.attention])
     if options.resume and not (Path(options.out) / "last.ckpt").exists():
         print(f"{options.out} holds no run yet: beginning anew", file=sys.stderr)
     if shared.wants_detection(options):

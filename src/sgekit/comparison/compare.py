@@ -23,6 +23,7 @@ from sgekit.data.detection import DetectionData
 from sgekit.detection.create import kind_of
 from sgekit.files import write_atomic
 from sgekit.models import build, describe
+from sgekit.models.contender import parse
 from sgekit.training.detection_recipes import DetectionRecipe
 from sgekit.training.detection_run import DetectionResult, check_data, run_detection
 from sgekit.training.environment import environment
@@ -158,10 +159,12 @@ def _train(
 def check(plan: Plan) -> None:
     """Raise InputError for a device or network that there is not, before data are opened."""
     resolve_device(plan.device)
+    for attention in plan.attention:
+        parse(attention).starts_neutral(trained=plan.pretrained)
     if plan.detector is None:
         with torch.device("meta"):
             for attention in plan.attention:
-                build(plan.model, attention, groups=plan.groups, num_classes=2)
+                build(plan.model, attention, groups=plan.groups, num_classes=2, preserve=False)
     else:
         kind_of(plan.detector)  # raises for one that there is not
 

@@ -175,7 +175,7 @@ def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
             backbone.body,
             spec.attention,
             groups=groups,
-            preserve=preserve and contender.preserves,
+            preserve=contender.starts_neutral(trained=preserve),
             example_inputs=torch.zeros(1, spec.in_chans, _PIXELS, _PIXELS),
         )
     except InputError as error:

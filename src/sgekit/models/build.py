@@ -41,7 +41,8 @@ def build(
     the nearest divisor of each layer's channels; None is the paper's 64 in timm's ResNets (8
     for resnet10_small) and "auto" in other families. `preserve` starts the layers as one
     factor and scales it out, so that the network computes what it did; None does so with
-    `pretrained`, save for attention that can't. `kwargs` go to timm's constructor;
+    `pretrained`, save for attention that can't, and without where the text of `attention` says
+    "preserve=true". `kwargs` go to timm's constructor;
     `zero_init_last` asks nothing of a family that starts no norm at zero.
 
     Raises InputError for an unknown name or attention (with the near ones), a network that
@@ -54,7 +55,7 @@ def build(
     skeleton = _skeleton(base)
     _refuse_own_attention(base, skeleton)
     if preserve is None:
-        preserve = pretrained and contender.preserves
+        preserve = contender.starts_neutral(trained=pretrained)
     put = partial(_put, contender, groups=_groups(base, skeleton, groups))
     try:
         put(skeleton, preserve=False)

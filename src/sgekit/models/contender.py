@@ -1,8 +1,9 @@
 """What takes part in a comparison: an attention and options of its constructor.
 
 Written as `sge`, `sge(groups=8)` or `sge(weight_init=0,bias_init=1)`. Wherever a command or
-a checkpoint names an attention, this is what the name may be. `sge(preserve=false)` is put into a
-trained network as its paper starts it, whatever that does to the network's function.
+a checkpoint names an attention, this is what the name may be. `preserve` says whether it starts as
+one factor that is scaled out, so that the network starts as the plain one: of itself it does so in
+a trained network and starts as its paper says in a fresh one.
 """
 
 import difflib
@@ -66,6 +67,19 @@ class Contender:
         except InputError:
             return False
         return True
+
+    def starts_neutral(self, *, trained: bool) -> bool:
+        """Whether it is to start as a factor that is scaled out.
+
+        In a trained network where it can, in a fresh one where its options say so. Raises
+        InputError where they do and it can't.
+        """
+        asked = bool(self.options.get(PRESERVE, False))
+        if asked and not self.preserves:
+            raise InputError(
+                f"{self.name} can't start as one factor for all, so preserve=true is not for it"
+            )
+        return asked or (trained and self.preserves)
 
 
 def parse(text: str) -> Contender:

@@ -74,6 +74,8 @@ def build_network(settings: RunSettings, num_classes: int) -> nn.Module:
         groups=settings.groups,
         num_classes=num_classes,
         pretrained=settings.pretrained,
+        # Weights that are loaded into it are kept from changing its function there.
+        preserve=False if settings.checkpoint is not None else None,
         **build_extras(settings.classification),
     )
 
