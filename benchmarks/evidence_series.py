@@ -42,6 +42,8 @@ def _photos(pixels: str) -> tuple[str, ...]:
 _SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0001",
         "--set", "decay_norm_and_bias=true")  # fmt: skip
 _CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
+_TRAINED = ("--attention", "none", "--seed", "7", "--epochs", "8")
+_INTO_TRAINED = ("--epochs", "4", "--lr", "0.002")
 SERIES = {
     "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,4,8,16")),
     "scenes-start": Series(
@@ -73,10 +75,17 @@ SERIES = {
         for suffix, pixels in (("", "128"), ("-64", "64"))
     },
     "caltech101-confirmed": Series(
-        "Photographs of 101 kinds of things: the setting tried, on test images with new seeds",
+        "Photographs: trained from scratch, on test images with new seeds",
         ("--attention", "none,sge", *_photos("64"), "--epochs", "8"),
         data="caltech101",
         seeds="10,11,12,13,14,15,16,17",
+    ),
+    "caltech101-inserted": Series(
+        "Photographs: what did best when tried, on test images with new seeds",
+        (*_photos("64"), "--attention", "none,sge(groups=32)", *_INTO_TRAINED),
+        data="caltech101",
+        start=(*_photos("64"), *_TRAINED),
+        seeds="10,11,12,13,14,15,16,17,18,19",
     ),
     "scenes-insertion": Series(
         "Into a trained network?",
@@ -118,7 +127,7 @@ SERIES = {
 # the test images are new to the one that is.
 def _trial(words: str, *changes: str, start: bool = False, attention: str = "") -> Series:
     options = (*_photos("64"), "--attention", attention or "none,sge,sge(groups=32)", *changes)
-    first = (*_photos("64"), "--attention", "none", "--seed", "7", "--epochs", "8")
+    first = (*_photos("64"), *_TRAINED)
     return Series(words, options, data="caltech101/train", start=first if start else ())
 
 
@@ -132,7 +141,7 @@ TRIALS = {
     ),
     "trial-longer": _trial("24 epochs", "--epochs", "24"),
     "trial-insertion": _trial(
-        "into a trained network, four epochs more", "--epochs", "4", "--lr", "0.002", start=True
+        "into a trained network, four epochs more", *_INTO_TRAINED, start=True
     ),
 }  # fmt: skip
 ALL = {**SERIES, **TRIALS}
