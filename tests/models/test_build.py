@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sgekit.errors import InputError
-from sgekit.models import attention_sites, build
+from sgekit.models import attention_sites, build, describe
 from sgekit.modules import ATTENTION, SpatialGroupEnhance
 
 
@@ -85,6 +85,24 @@ def test_what_a_recipe_asks_of_families_that_lack_it() -> None:
         build("densenet121", drop_path_rate=0.1)
     with pytest.raises(TypeError, match="no_such_option"):
         build("densenet121", no_such_option=1)
+
+
+def test_a_fresh_network_that_starts_as_the_plain_one() -> None:
+    networks = []
+    for attention in ("none", "sge(preserve=true)", "sge"):
+        torch.manual_seed(1)
+        networks.append(build("resnet10_small", attention, num_classes=3, zero_init_last=False))
+    x = torch.randn(2, 3, 64, 64)
+    plain, preserved, usual = (network(x) for network in networks)
+    torch.testing.assert_close(preserved, plain, rtol=1e-4, atol=1e-5)
+    assert (usual - plain).abs().max() > 0.05
+    with torch.device("meta"):  # there are no weights to scale
+        build("resnet10_small", "sge(preserve=true)")
+    kept, paper = (
+        describe("resnet10_small", "sge(preserve=true)"),
+        describe("resnet10_small", "sge"),
+    )
+    assert (kept.parameters, kept.operations) == (paper.parameters, paper.operations)
 
 
 def test_auto_groups() -> None:

@@ -60,6 +60,8 @@ def test_whether_the_function_is_kept_is_no_argument_of_the_layer() -> None:
         with pytest.raises(InputError, match="simam can't start as one factor"):
             parse("simam(preserve=true)").starts_neutral(trained=trained)
     assert not parse("simam").starts_neutral(trained=True)
+    with torch.device("meta"):
+        assert parse("sge(preserve=true)").starts_neutral(trained=False)
     assert "preserve" not in options_of("sk")
 
 

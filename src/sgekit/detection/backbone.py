@@ -170,12 +170,13 @@ def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
     groups = spec.groups if contender.takes_groups else "auto"
     if groups is None:
         groups = default_groups(spec.name) if any(slots(backbone.body)) else "auto"
+    has_weights = not any(parameter.is_meta for parameter in backbone.body.parameters())
     try:
         names = insert(
             backbone.body,
             spec.attention,
             groups=groups,
-            preserve=contender.starts_neutral(trained=preserve),
+            preserve=contender.starts_neutral(trained=preserve) and has_weights,
             example_inputs=torch.zeros(1, spec.in_chans, _PIXELS, _PIXELS),
         )
     except InputError as error:

@@ -55,7 +55,9 @@ def build(
     skeleton = _skeleton(base)
     _refuse_own_attention(base, skeleton)
     if preserve is None:
-        preserve = contender.starts_neutral(trained=pretrained)
+        # Where weights take no memory there is nothing to scale.
+        has_weights = torch.get_default_device().type != "meta"
+        preserve = contender.starts_neutral(trained=pretrained) and has_weights
     put = partial(_put, contender, groups=_groups(base, skeleton, groups))
     try:
         put(skeleton, preserve=False)

@@ -63,7 +63,8 @@ class Contender:
         with torch.device("meta"):
             layer: Any = ATTENTION[self.name](64, **self.arguments)
         try:
-            layer.neutralize()
+            with torch.device("cpu"):  # also where a network without memory is being built
+                layer.neutralize()
         except InputError:
             return False
         return True
