@@ -39,6 +39,9 @@ def test_every_command_is_one_that_the_tool_takes(evidence: Any) -> None:
     for name in evidence.ALL:
         for line in evidence.command(name).splitlines():
             program, *words = shlex.split(line)
+            if program == "python":  # a script that makes data
+                assert (ROOT / words[0]).is_file()
+                continue
             assert program == "sgekit"
             command_parser(words[0]).parse_args(words[1:])
 
