@@ -18,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evidence_figures import draw, draw_curves, has_curves
+from evidence_figures import STRENGTHS, accuracies, draw, draw_curves, has_curves
 from evidence_series import ALL, SERIES, TRIALS, command
 
 from sgekit.comparison.formats import display_name
+from sgekit.comparison.statistics import paired_difference
 from sgekit.comparison.tables import markdown_table, rows, score_rows
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -107,11 +108,50 @@ def text(found: dict[str, Any]) -> str:
             *_scores(results),
             *_parts(results),
         ]
+    parts += _trends(found)
     parts += _trials({name: found[name] for name in TRIALS if name in found})
     waiting = [name for name in SERIES if name not in found]
     if waiting:
         parts += ["### Not run yet", "\n".join(f"- {SERIES[n].question}: `{n}`" for n in waiting)]
     return "\n\n".join(parts)
+
+
+def _trends(found: dict[str, Any]) -> list[str]:
+    """How SGE's difference changes from the least to the most of what disturbs, seed by seed."""
+    lines = []
+    for words, series in STRENGTHS.items():
+        there = {at: found[name] for at, name in sorted(series.items()) if name in found}
+        if len(there) < 2:
+            continue
+        by_strength = [
+            [b - a for a, b in zip(*(accuracies(r, c) for c in ("none", "sge")), strict=True)]
+            for r in there.values()
+        ]
+        change = paired_difference(by_strength[-1], by_strength[0])
+        first, *_, last = there
+        told = ", ".join(
+            f"{at:g}: {_signed(statistics.fmean(values))}"
+            for at, values in zip(there, by_strength, strict=True)
+        )
+        interval = (
+            f" ({_signed(change.low)} to {_signed(change.high)})" if change.low is not None else ""
+        )
+        lines.append(
+            f"- {words}: {told}. From {first:g} to {last:g} the difference changes by "
+            f"{_signed(change.mean)}{interval} points, {change.n} seeds."
+        )
+    if not lines:
+        return []
+    return [
+        "### Does the difference depend on what disturbs?",
+        "SGE minus plain in points, means over the seeds; the change is taken seed by seed, with "
+        "its 95 % interval.",
+        "\n".join(lines),
+    ]
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
 
 
 def _trials(found: dict[str, Any]) -> list[str]:

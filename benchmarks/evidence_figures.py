@@ -38,7 +38,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 
 _DEFAULT = "scenes-normalisation"
-_STRENGTHS = {
+STRENGTHS = {
     "noise on every pixel": {0.0: "scenes-noise-0", SceneConfig().noise: _DEFAULT,
                              0.14: "scenes-noise-0.14", 0.28: "scenes-noise-0.28"},
     "look-alikes in a scene, at most": {0.0: "scenes-distractors-0",
@@ -49,17 +49,17 @@ _STRENGTHS = {
 
 def has_curves(found: dict[str, Any]) -> bool:
     """Whether a series with noise or look-alikes is there."""
-    return any(name in found for series in _STRENGTHS.values() for name in series.values())
+    return any(name in found for series in STRENGTHS.values() for name in series.values())
 
 
 def draw_curves(found: dict[str, Any], path: Path) -> None:
     """Accuracy and part score of plain and SGE against what disturbs: means, and every seed."""
     drawn = figure(7.2, 5.4, LIGHT)
     panels = drawn.subplots(2, 2, sharex="col", sharey="row")
-    for column, (words, series) in enumerate(_STRENGTHS.items()):
+    for column, (words, series) in enumerate(STRENGTHS.items()):
         there = {strength: found[name] for strength, name in series.items() if name in found}
         for row, (label, values_of) in enumerate(
-            (("top-1 accuracy, %", _accuracies), ("part score", _part_scores))
+            (("top-1 accuracy, %", accuracies), ("part score", _part_scores))
         ):
             axes = panels[row][column]
             for number, attention in enumerate(("none", "sge")):
@@ -79,9 +79,10 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
     drawn.savefig(path)
 
 
-def _accuracies(results: dict[str, Any], attention: str) -> list[float]:
+def accuracies(results: dict[str, Any], attention: str) -> list[float]:
+    """Top-1 in percent, by the order of the seeds."""
     entry = next(e for e in results["contenders"] if e["attention"] == attention)
-    return [100 * run["top1"] for run in entry["runs"]]
+    return [100 * run["top1"] for run in sorted(entry["runs"], key=lambda run: run["seed"])]
 
 
 def _part_scores(results: dict[str, Any], attention: str) -> list[float]:

@@ -98,6 +98,28 @@ def test_curves_over_what_disturbs_are_drawn(evidence: Any, tmp_path: Path) -> N
     assert pictures[0] != pictures[1]
 
 
+def test_a_change_with_what_disturbs_is_told_seed_by_seed(evidence: Any) -> None:
+    def results(*pairs: tuple[float, float]) -> dict[str, Any]:
+        """In the order of the seeds, written in another."""
+        runs = [{"seed": seed, "none": a, "sge": b} for seed, (a, b) in enumerate(pairs)][::-1]
+        return {
+            "contenders": [
+                {"attention": name, "runs": [{"seed": r["seed"], "top1": r[name]} for r in runs]}
+                for name in ("none", "sge")
+            ]
+        }
+
+    calm = results((0.90, 0.88), (0.80, 0.77), (0.70, 0.69))
+    noisy = results((0.50, 0.51), (0.40, 0.41), (0.60, 0.64))
+    found = {"scenes-noise-0": calm, "scenes-noise-0.28": noisy}
+    text = "\n".join(evidence._trends(found))
+    # Changes of 3, 4 and 5 points: mean 4, deviation 1, t(2) = 4.303.
+    assert "0: −2.0, 0.28: +2.0. From 0 to 0.28" in text
+    assert "changes by +4.0 (+1.5 to +6.5) points, 3 seeds" in text
+    assert "look-alikes" not in text
+    assert evidence._trends({"scenes-noise-0": calm}) == []
+
+
 def test_a_series_that_starts_from_a_trained_network_trains_it_first(
     evidence: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
