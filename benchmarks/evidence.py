@@ -123,14 +123,12 @@ def _trends(found: dict[str, Any]) -> list[str]:
         there = {at: found[name] for at, name in sorted(series.items()) if name in found}
         if len(there) < 2:
             continue
-        by_strength = [
-            [b - a for a, b in zip(*(accuracies(r, c) for c in ("none", "sge")), strict=True)]
-            for r in there.values()
-        ]
-        change = paired_difference(by_strength[-1], by_strength[0])
+        by_strength = [_differences(results) for results in there.values()]
+        both = sorted(by_strength[0].keys() & by_strength[-1].keys())
+        change = paired_difference(*([by_strength[end][seed] for seed in both] for end in (-1, 0)))
         first, *_, last = there
         told = ", ".join(
-            f"{at:g}: {_signed(statistics.fmean(values))}"
+            f"{at:g}: {_signed(statistics.fmean(values.values()))}"
             for at, values in zip(there, by_strength, strict=True)
         )
         interval = (
@@ -148,6 +146,12 @@ def _trends(found: dict[str, Any]) -> list[str]:
         "its 95 % interval.",
         "\n".join(lines),
     ]
+
+
+def _differences(results: dict[str, Any]) -> dict[int, float]:
+    """SGE minus plain in points, of every seed that both have."""
+    plain, other = (accuracies(results, attention) for attention in ("none", "sge"))
+    return {seed: other[seed] - plain[seed] for seed in sorted(plain.keys() & other.keys())}
 
 
 def _signed(value: float) -> str:

@@ -64,8 +64,8 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
             axes = panels[row][column]
             for number, attention in enumerate(("none", "sge")):
                 values = {at: values_of(results, attention) for at, results in there.items()}
-                line = [(at, statistics.fmean(of)) for at, of in values.items()]
-                seeds = [(at, value) for at, of in values.items() for value in of]
+                line = [(at, statistics.fmean(of.values())) for at, of in values.items()]
+                seeds = [(at, value) for at, of in values.items() for value in of.values()]
                 colour = LIGHT.colour(number)
                 axes.plot(
                     *zip(*line, strict=True), "-o", color=colour, label=display_name(attention)
@@ -79,11 +79,14 @@ def draw_curves(found: dict[str, Any], path: Path) -> None:
     drawn.savefig(path)
 
 
-def accuracies(results: dict[str, Any], attention: str) -> list[float]:
-    """Top-1 in percent, by the order of the seeds."""
+def accuracies(results: dict[str, Any], attention: str) -> dict[int, float]:
+    """Top-1 in percent of every seed."""
     entry = next(e for e in results["contenders"] if e["attention"] == attention)
-    return [100 * run["top1"] for run in sorted(entry["runs"], key=lambda run: run["seed"])]
+    return {run["seed"]: 100 * run["top1"] for run in entry["runs"]}
 
 
-def _part_scores(results: dict[str, Any], attention: str) -> list[float]:
-    return list(next(e for e in results["parts"] if e["attention"] == attention)["scores"].values())
+def _part_scores(results: dict[str, Any], attention: str) -> dict[str, float]:
+    scores: dict[str, float] = next(e for e in results["parts"] if e["attention"] == attention)[
+        "scores"
+    ]
+    return scores
