@@ -155,7 +155,7 @@ def _differences(results: dict[str, Any]) -> dict[int, float]:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    return f"{round(value, 1) or 0:+.1f}".replace("+0.0", "0.0").replace("-", "−")
 
 
 def _trials(found: dict[str, Any]) -> list[str]:
