@@ -148,7 +148,11 @@ def test_what_was_tried_stands_in_one_table_with_its_commands(
     evidence.keep("trial-default", tmp_path / "source.json")
     text = evidence.text(evidence.kept())
     table, _, commands = text.split("### Settings tried")[1].partition("```sh")
-    assert "| sge | 3 | 69.4 ± 5.0 % | −2.3 (−7.7 to +3.1) |" in table
+    sge = next(entry for entry in results["contenders"] if entry["attention"] == "sge")
+    mean, low, high = (f"{100 * sge['difference'][key]:+.1f}" for key in ("mean", "low", "high"))
+    accuracy = f"{100 * sge['mean']:.1f} ± {100 * sge['sd']:.1f} %"
+    told = f"| sge | 3 | {accuracy} | {mean} ({low} to {high}) |"
+    assert told.replace("-", "−") in table
     assert "sgekit compare --model resnet10_small" in commands
     assert "--data caltech101/train" in commands
     assert "trial" not in text.split("### Not run yet")[1]
