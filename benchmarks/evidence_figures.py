@@ -12,25 +12,33 @@ from sgekit.figures.style import LIGHT, figure, style
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Every contender's paired difference with its 95 % interval, one below the other."""
-    rows = [
-        (f"{SERIES[name].question}  {display_name(entry['attention'])}", entry["difference"])
+    """Every contender's paired difference with its 95 % interval, below its series' question."""
+    groups = {
+        SERIES[name].question: [e for e in results["contenders"] if e.get("difference")]
         for name, results in found.items()
         if name in SERIES
-        for entry in results["contenders"]
-        if entry.get("difference")
-    ]
-    drawn = figure(7.2, 0.8 + 0.28 * len(rows), LIGHT)
+    }
+    count = sum(1 + len(entries) for entries in groups.values())
+    drawn = figure(7.2, 0.8 + 0.22 * count, LIGHT)
     axes = drawn.add_subplot()
-    for place, (_, difference) in enumerate(rows):
-        mean, low, high = (difference[key] for key in ("mean", "low", "high"))
-        if low is not None:
-            axes.plot([100 * low, 100 * high], [place, place], color=LIGHT.colour(1), linewidth=2)
-        face = LIGHT.colour(1) if low is not None else LIGHT.background
-        axes.plot([100 * mean], [place], "o", color=LIGHT.colour(1), mfc=face)
+    place, ticks = -1, {}
+    for question, entries in groups.items():
+        place += 1
+        axes.text(
+            0.01, place, question, transform=axes.get_yaxis_transform(), va="center", fontsize=8
+        )
+        for entry in entries:
+            place += 1
+            mean, low, high = (entry["difference"][key] for key in ("mean", "low", "high"))
+            if low is not None:
+                ends = [100 * low, 100 * high]
+                axes.plot(ends, [place, place], color=LIGHT.colour(1), linewidth=2)
+            face = LIGHT.colour(1) if low is not None else LIGHT.background
+            axes.plot([100 * mean], [place], "o", color=LIGHT.colour(1), mfc=face, markersize=5)
+            ticks[place] = display_name(entry["attention"])
     axes.axvline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
-    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    axes.set_ylim(count - 0.4, -0.6)
     axes.set_xlabel("difference to plain, points (95 %)")
     style(axes, LIGHT, grid="x")
     path.parent.mkdir(parents=True, exist_ok=True)
