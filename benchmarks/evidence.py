@@ -21,7 +21,7 @@ from typing import Any
 from evidence_figures import STRENGTHS, accuracies, draw, draw_curves, has_curves
 from evidence_series import ALL, SERIES, TRIALS, command
 
-from sgekit.comparison.formats import display_name
+from sgekit.comparison.formats import display_name, signed
 from sgekit.comparison.statistics import paired_difference
 from sgekit.comparison.tables import markdown_table, rows, score_rows
 
@@ -44,7 +44,7 @@ def run(name: str, out: Path, data: Path | None, seeds: str | None) -> int:
         words += ["--data", str(folder)]
     if series.start:
         folder = out / f"{name}-start"
-        start = [*series.start, *_data(name, series.start_data or series.data, data)]
+        start = [*series.start, *_data(name, series.data, data)]
         if code := _sgekit("train", *start, "--resume", "--out", str(folder)):
             return code
         words += ["--init", str(folder / "last.ckpt")]
@@ -128,15 +128,15 @@ def _trends(found: dict[str, Any]) -> list[str]:
         change = paired_difference(*([by_strength[end][seed] for seed in both] for end in (-1, 0)))
         first, *_, last = there
         told = ", ".join(
-            f"{at:g}: {_signed(statistics.fmean(values.values()))}"
+            f"{at:g}: {signed(statistics.fmean(values.values()))}"
             for at, values in zip(there, by_strength, strict=True)
         )
         interval = (
-            f" ({_signed(change.low)} to {_signed(change.high)})" if change.low is not None else ""
+            f" ({signed(change.low)} to {signed(change.high)})" if change.low is not None else ""
         )
         lines.append(
             f"- {words}: {told}. From {first:g} to {last:g} the difference changes by "
-            f"{_signed(change.mean)}{interval} points, {change.n} seeds."
+            f"{signed(change.mean)}{interval} points, {change.n} seeds."
         )
     if not lines:
         return []
@@ -152,10 +152,6 @@ def _differences(results: dict[str, Any]) -> dict[int, float]:
     """SGE minus plain in points, of every seed that both have."""
     plain, other = (accuracies(results, attention) for attention in ("none", "sge"))
     return {seed: other[seed] - plain[seed] for seed in sorted(plain.keys() & other.keys())}
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, 1) or 0:+.1f}".replace("+0.0", "0.0").replace("-", "−")
 
 
 def _trials(found: dict[str, Any]) -> list[str]:

@@ -8,15 +8,14 @@ SEEDS = "0,1,2"
 @dataclass(frozen=True)
 class Series:
     """One comparison: the question, what `sgekit compare` is told, scenes of its own, and the
-    network that all start from, as `sgekit train` is told, trained on the same images or on
-    `start_data`. `made` is the command that makes the data of another folder."""
+    network that all start from, as `sgekit train` is told, trained on the same images. `made` is
+    the command that makes the data of another folder."""
 
     question: str
     compare: tuple[str, ...]
     data: str | None = None
     scenes: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
-    start_data: str | None = None
     seeds: str = SEEDS
     made: str | None = None
 
@@ -167,8 +166,7 @@ def command(name: str, seeds: str | None = None) -> str:
         lines.append(f"sgekit scenes {' '.join(series.scenes)} --out {name}")
         own += ["--data", name]
     if series.start:
-        data = series.start_data or series.data
-        words = [*series.start, *(["--data", data] if data else [])]
+        words = [*series.start, *(["--data", series.data] if series.data else [])]
         lines.append(f"sgekit train {' '.join(words)} --out {name}-start")
         own += ["--init", f"{name}-start/last.ckpt"]
     lines.append(" ".join(["sgekit compare", *map(_quoted, own), "--out", f"evidence/{name}"]))

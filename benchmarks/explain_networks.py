@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sgekit.comparison.formats import signed
 from sgekit.comparison.statistics import paired_difference
 
 CONTENDERS = ("none", "sge")
@@ -77,25 +78,22 @@ def at(result: Any, path: tuple[Any, ...]) -> float:
     return float(result)
 
 
-def number(value: float, digits: int, *, signed: bool = False) -> str:
-    shown = f"{value:.{digits}f}"
-    if float(shown) == 0:
-        return shown.removeprefix("-")
-    return ("+" + shown if signed and value > 0 else shown).replace("-", "−")
-
-
 def told(values: list[float], digits: int) -> str:
-    seeds = ", ".join(number(value, 0 if digits == 1 and value.is_integer() else digits)
+    seeds = ", ".join(_plain(value, 0 if digits == 1 and value.is_integer() else digits)
                       for value in values)  # fmt: skip
-    return f"{number(statistics.fmean(values), digits)} ({seeds})"
+    return f"{_plain(statistics.fmean(values), digits)} ({seeds})"
+
+
+def _plain(value: float, digits: int) -> str:
+    return signed(value, digits).removeprefix("+")
 
 
 def difference(plain: list[float], other: list[float], digits: int) -> str:
     found = paired_difference(other, plain)
-    mean = number(found.mean, digits, signed=True)
+    mean = signed(found.mean, digits)
     if found.low is None or found.high is None:
         return mean
-    low, high = (number(value, digits, signed=True) for value in (found.low, found.high))
+    low, high = (signed(value, digits) for value in (found.low, found.high))
     return f"{mean} ({low} to {high})"
 
 
