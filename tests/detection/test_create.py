@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.resnet import BasicBlock
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.detection import (
@@ -163,6 +164,18 @@ def test_group_norm(name: str) -> None:
     boxes = 0 if name == "retinanet" else 12 if "cascade" in name else 4
     heads = {"head": 8} if name == "retinanet" else {"roi_heads": boxes + 4 * ("mask" in name)}
     assert counts == {"backbone.fpn": 6 if name == "retinanet" else 8} | heads
+
+
+def test_the_last_norms_start_as_asked() -> None:
+    def last_norms(**options: Any) -> set[float]:
+        body = small.detector(backbone="resnet10_small", norm="group", **options).backbone.body
+        norms: list[Any] = [m.bn2 for m in body.modules() if isinstance(m, BasicBlock)]
+        assert len(norms) == 4
+        return {value for norm in norms for value in norm.weight.unique().tolist()}
+
+    assert last_norms() == last_norms(zero_init_last=True) == {0.0}
+    assert last_norms(zero_init_last=False) == {1.0}
+    create_detector("retinanet", "mobilenetv3_small_050", zero_init_last=False)
 
 
 def test_group_norm_trains_and_keeps_activations() -> None:

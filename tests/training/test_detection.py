@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sgekit.training.detection_recipes import (
 )
 from sgekit.training.detection_run import (
     DETECTIONS,
+    build_detector,
     evaluate_detector,
     load_detector,
     run_detection,
@@ -225,6 +227,13 @@ def test_rate_warms_up_and_falls() -> None:
     assert rate(cosine, 0, steps) == 1
     assert rate(cosine, 1200, steps) == pytest.approx(0.5)
     assert rate(cosine, 2400, steps) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_recipe_says_how_the_last_norms_start(tmp_path: Path) -> None:
+    for changes, start in (({}, 1.0), ({"zero_init_last": "true"}, 0.0)):
+        recipe = get_detection_recipe("quick-detect", changes)
+        body: Any = build_detector(settings(recipe, tmp_path), 3).backbone.body  # type: ignore[union-attr]
+        assert body.layer1[0].bn2.weight.unique().tolist() == [start]
 
 
 def test_recipes_of_the_paper() -> None:

@@ -130,6 +130,7 @@ def pyramid_backbone(
     pretrained: bool,
     in_chans: int,
     fpn_channels: int,
+    zero_init_last: bool,
 ) -> PyramidBackbone:
     """A backbone without attention yet; `attend` puts it in when the rest of the detector is made.
 
@@ -140,8 +141,14 @@ def pyramid_backbone(
     base, attention = _split(name, attention)
     spec = Spec(base, attention, groups, in_chans)
     indices, channels = _maps(spec)
+    start: dict[str, Any] = {} if zero_init_last else {"zero_init_last": False}
     body = build(
-        base, pretrained=pretrained, in_chans=in_chans, features_only=True, out_indices=indices
+        base,
+        pretrained=pretrained,
+        in_chans=in_chans,
+        features_only=True,
+        out_indices=indices,
+        **start,
     )
     _check_maps(body, spec, channels)
     exchanged = to_group_norm(body) if norm == "group" else 0

@@ -58,6 +58,7 @@ def create_detector(
     fpn_attention: str | None = None,
     norm: Norm = "frozen",
     frozen_stages: int = 0,
+    zero_init_last: bool = True,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
     min_size: int | Sequence[int] = 800,
@@ -83,7 +84,9 @@ def create_detector(
     convolution that makes a map of the pyramid. `norm` is the backbone's: "frozen" BatchNorm
     (statistics are kept, weight and bias train), "batch", "sync" (over processes), or "group" in
     place of BatchNorm and in the pyramid and heads too. `frozen_stages` freezes that many of stem
-    and four stages with all that is in them. `pretrained` loads timm's weights of the backbone,
+    and four stages with all that is in them. `zero_init_last` starts the last BatchNorm of a
+    residual block at 0, as timm does, in families that can start so; it matters where no weights
+    are loaded. `pretrained` loads timm's weights of the backbone,
     `checkpoint` a classification checkpoint into the backbone or a detector's file into all
     (`sgekit.detection.load_detector`); attention that these lack starts so that the function is
     preserved, where it can.
@@ -116,6 +119,7 @@ def create_detector(
         pretrained=pretrained,
         in_chans=in_chans,
         fpn_channels=fpn_channels,
+        zero_init_last=zero_init_last,
     )
     mean, std = body.mean_and_std()
     settings = {

@@ -29,7 +29,8 @@ class DetectionRecipe:
     resized picture; small objects want smaller ones. ``box_batch_size_per_image`` is the
     number of a picture's proposals that the box head learns from, ``proposals`` the number of
     those that it judges in evaluation (RetinaNet has none of both). ``fpn_channels`` and
-    ``head_width`` are the width of pyramid and heads: see `sgekit.create_detector`.
+    ``head_width`` are the width of pyramid and heads, ``zero_init_last`` the start of a backbone
+    that learns from scratch: see `sgekit.create_detector`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class DetectionRecipe:
     head_width: int = 1024
     norm: Norm = "frozen"
     frozen_stages: int = 2
+    zero_init_last: bool = True
     accumulate: int = 1
     ema_decay: float = 0.0
     precision: Precision = "fp32"
@@ -161,6 +163,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
             head_width=256,
             norm="group",
             frozen_stages=0,
+            zero_init_last=False,
         ),
         # arXiv 1905.09646, section 4: 24 epochs for Faster R-CNN, Mask R-CNN and RetinaNet (whose
         # rate is 0.01), 20 for Cascade R-CNN; 1x is the usual shorter form.

@@ -83,6 +83,7 @@ def build_detector(settings: RunSettings, classes: int) -> nn.Module:
         fpn_attention=settings.fpn_attention,
         norm=recipe.norm,
         frozen_stages=recipe.frozen_stages,
+        zero_init_last=recipe.zero_init_last,
         pretrained=settings.pretrained,
         checkpoint=settings.checkpoint,
         min_size=recipe.min_size,
