@@ -1,5 +1,6 @@
 """The fused GPU kernels in Triton's interpreter against the float64 transcription."""
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -202,6 +203,27 @@ def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton.trial(device) == "wrong numbers in dx"
     monkeypatch.setattr(triton, "backward", broken)
     assert triton.trial(device) == "RuntimeError: PassManager::run failed"
+
+
+def test_the_trial_waits_for_the_end_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried while a CUDA graph is captured would be part of it, or end it."""
+    gpu = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 0)
+    capturing = True
+    tried: list[torch.device] = []
+    monkeypatch.setattr(torch, "get_device_module", lambda kind: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(triton, "trial", tried.append)
+    monkeypatch.setattr(triton, "_found", {})
+    call = library.Call(torch.device("cuda"), torch.float32, (1, 4, 2), 1, 1, None)
+    assert "run once before the capture" in str(triton.can_run(call))
+    assert tried == []
+    capturing = False
+    assert triton.can_run(call) is None
+    assert tried == [torch.device("cuda", 0)]
+    capturing = True
+    assert triton.can_run(call) is None
+    assert len(tried) == 1
 
 
 def test_what_it_cannot_take() -> None:

@@ -41,29 +41,35 @@ def test_gradients(activation: str | None) -> None:
 
 
 IN_A_GRAPH = """
-import logging, torch, sgekit
+import logging, sys, torch, sgekit
 from torch._functorch.aot_autograd import aot_module_simplified
 from torch._subclasses.fake_tensor import FakeTensorMode
 from sgekit.ops import triton_graph as ops
 logging.disable(logging.WARNING)      # without a driver it can't tell what a kernel writes
 
+dynamic = sys.argv[1] == "dynamic"
+
 def graph(f, *args):
-    held = []
+    held, graphs = [], []
     def keep(module, inputs):
         held.extend(str(node.target) for node in module.graph.nodes)
+        graphs.append(module)
         return module.forward
-    compiled = torch.compile(f, fullgraph=True, backend=lambda m, i: aot_module_simplified(
-        m, i, fw_compiler=keep, bw_compiler=keep))
+    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend=lambda m, i:
+        aot_module_simplified(m, i, fw_compiler=keep, bw_compiler=keep))
     with torch.no_grad():
         compiled(*args)
+        if dynamic:  # one graph for every number of samples
+            compiled(*(torch.cat([a, a]) if a.shape[0] == 6 else a for a in args))
+    assert len(graphs) == 1, len(graphs)
     assert not any("sgekit" in name for name in held), held
     return sum("triton_kernel_wrapper" in name for name in held)
 
 with FakeTensorMode():
-    x = torch.empty(2, 256, 14, 14, device="cuda")
+    x = torch.empty(6, 256, 14, 14, device="cuda")
     w, c = torch.empty(64, device="cuda"), torch.empty(256, device="cuda")
-    g, m = torch.empty(2, 64, 4, device="cuda"), torch.empty(2, 64, device="cuda")
-    wide, means = c.double(), torch.empty(2, 256, device="cuda", dtype=torch.float64)
+    g, m = torch.empty(6, 64, 4, device="cuda"), torch.empty(6, 64, device="cuda")
+    wide, means = c.double(), torch.empty(6, 256, device="cuda", dtype=torch.float64)
     layer = lambda x, w: sgekit.spatial_group_enhance(x, w, w, residual=x, activation="relu")
     print(graph(layer, x, w))
     back = lambda x, w, g, m: ops.enhance_backward(x, x, w, w, g, m, m, x, 1e-5, 1)
@@ -78,12 +84,13 @@ with FakeTensorMode():
 
 
 @pytest.mark.slow
-def test_compiled_graphs_hold_the_kernels() -> None:
+@pytest.mark.parametrize("shapes", ["static", "dynamic"])
+def test_compiled_graphs_hold_the_kernels(shapes: str) -> None:
     """On tensors without memory, as no GPU is needed for them."""
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-c", IN_A_GRAPH],
+        [sys.executable, "-c", IN_A_GRAPH, shapes],
         capture_output=True,
         text=True,
         check=False,

@@ -52,9 +52,19 @@ def can_run(call: Call) -> str | None:
     return _unfit(kind, of_kind.current_device() if index is None else index)
 
 
-@functools.cache
 def _unfit(kind: str, index: int) -> str | None:
     """Why this GPU can't, found out once for each."""
+    if (kind, index) not in _found:
+        if kind == "cuda" and torch.cuda.is_current_stream_capturing():
+            return "its first call can't be part of a CUDA graph; run once before the capture"
+        _found[kind, index] = _find_out(kind, index)
+    return _found[kind, index]
+
+
+_found: dict[tuple[str, int], str | None] = {}
+
+
+def _find_out(kind: str, index: int) -> str | None:
     if kind == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(index)
         if major < 8:

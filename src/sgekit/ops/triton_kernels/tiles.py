@@ -134,25 +134,26 @@ def affine(norm_mean, norm_invstd, norm_weight, norm_bias, means, channel, prese
 
 
 @triton.jit
-def centred(xs, high, low, inside):
-    """x less its sample's mean, which comes in two parts."""
-    return tl.where(inside, (xs - high[:, :, None]) - low[:, :, None], 0.0)
+def centred(xs, high, low):
+    """x less its sample's mean, which comes in two parts; beyond the map it is not 0."""
+    return (xs - high[:, :, None]) - low[:, :, None]
 
 
 @triton.jit
-def likeness(rest, g):
+def likeness(rest, g, valid):
     """Equation 2, [GROUPS, POSITIONS]: how much each position resembles the group's mean."""
-    return tl.sum(rest * g[:, :, None], 1)
+    return tl.where(valid, tl.sum(rest * g[:, :, None], 1), 0.0)
 
 
 @triton.jit
 def features(
-    xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+    xs, valid, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
 ):
     """Of a tile: x less its sample's mean, the likeness c, and z, which the gate multiplies.
 
     Then, of each channel, the norm's scale, the mean of z, and how far the mean of x is from
-    the norm's. Without a norm z is x, and the scale and the last mean nothing.
+    the norm's. Without a norm z is x, and the scale and the last mean nothing. Beyond the map
+    c alone is 0.
     """
     if means is not None:
         wide = tl.load(means + row, mask=present, other=0.0)
@@ -160,13 +161,13 @@ def features(
         scale, descriptor, away = affine(
             norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
         )
-        rest = centred(xs, high, low, inside)
-        c = likeness(rest, scale * descriptor)
+        rest = centred(xs, high, low)
+        c = likeness(rest, scale * descriptor, valid)
         z = rest * scale[:, :, None] + descriptor[:, :, None]
     else:
         descriptor = tl.load(g + row, mask=present, other=0.0)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
-        c = likeness(rest, descriptor)
+        rest = xs - descriptor[:, :, None]
+        c = likeness(rest, descriptor, valid)
         z = xs
         scale = descriptor
         away = descriptor
