@@ -18,7 +18,6 @@ from sgekit.ops.triton_kernels.tiles import (
     likeness,
     numbers_of,
     offsets,
-    positions_of,
     program,
     read,
     slopes,
@@ -51,15 +50,13 @@ def whole(
         inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
         base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
         xs = read(x + base, at, inside)
-        rest = xs - descriptor[:, :, None]
-        valid, _ = positions_of(chunk, n, POSITIONS)
-        t, s = gate(likeness(rest, descriptor, valid), middle, spread, w, b, eps)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
         if y is not None:
             source = arrives(dy + base, y + base, at, inside)
         else:
             source = read(dy + base, at, inside)
-        da = tl.sum(source * xs, 1) * s * (1 - s)  # 0 beyond the map, as t is made
-        t = tl.where(valid, t, 0.0)
+        da = tl.sum(source * xs, 1) * s * (1 - s)
         of_bias += da
         of_weight += da * t
         da_rest += tl.sum(rest * da[:, None, :], 2)
@@ -77,9 +74,8 @@ def whole(
         inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
         base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
         xs = read(x + base, at, inside)
-        rest = xs - descriptor[:, :, None]
-        valid, _ = positions_of(chunk, n, POSITIONS)
-        t, s = gate(likeness(rest, descriptor, valid), middle, spread, w, b, eps)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
         if y is not None:
             source = arrives(dy + base, y + base, at, inside)
             tl.store(dz + base + at, source.to(dz.dtype.element_ty), mask=inside)
@@ -120,13 +116,11 @@ def sums(
     else:
         source = read(dy + base, at, inside)
     xs = read(x + base, at, inside)
-    valid, _ = positions_of(chunk, n, POSITIONS)
     rest, c, z, scale, descriptor, away = features(
-        xs, valid, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
     )
     t, s = gate(c, middle, spread, w, b, eps)
-    da = tl.sum(source * z, 1) * s * (1 - s)  # 0 beyond the map, as t is made
-    t = tl.where(valid, t, 0.0)
+    da = tl.sum(source * z, 1) * s * (1 - s)
 
     part = (chunk * samples + sample).to(tl.int64)
     plane = tl.cast(chunks, tl.int64) * samples * groups
@@ -227,9 +221,8 @@ def apply(
 
     source = read(dz + base, at, inside)
     xs = read(x + base, at, inside)
-    valid, _ = positions_of(chunk, n, POSITIONS)
     rest, c, z, scale, descriptor, away = features(
-        xs, valid, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
     )
     t, s = gate(c, middle, spread, w, b, eps)
     da = tl.sum(source * z, 1) * s * (1 - s)

@@ -57,10 +57,10 @@ def scores(
     xs = read(x + start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS), at, inside)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     row = sample.to(tl.int64) * groups * d + channel
-    valid, count = positions_of(chunk, n, POSITIONS)
     _, c, _, _, _, _ = features(
-        xs, valid, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
     )
+    valid, count = positions_of(chunk, n, POSITIONS)
     mean = tl.sum(c, 1) / count
     rest = tl.where(valid, c - mean[:, None], 0.0)
     left = tl.sum(rest, 1) / count
@@ -132,8 +132,7 @@ def enhance(
         for chunk in range(chunks):
             inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
             base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-            valid, _ = positions_of(chunk, n, POSITIONS)
-            c = likeness(centred(read(x + base, at, inside), high, low), likened, valid)
+            c = likeness(centred(read(x + base, at, inside), high, low, inside), likened)
             linear += c
             square += c * c
         middle = tl.sum(linear, 1) / n
@@ -153,9 +152,8 @@ def enhance(
         inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
         base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
         xs = read(x + base, at, inside)
-        rest = centred(xs, high, low)
-        valid, _ = positions_of(chunk, n, POSITIONS)
-        t, s = gate(likeness(rest, likened, valid), middle, spread, w, b, eps)
+        rest = centred(xs, high, low, inside)
+        t, s = gate(likeness(rest, likened), middle, spread, w, b, eps)
         if means is not None:
             out = (rest * scale[:, :, None] + descriptor[:, :, None]) * s[:, None, :]
         else:

@@ -134,26 +134,25 @@ def affine(norm_mean, norm_invstd, norm_weight, norm_bias, means, channel, prese
 
 
 @triton.jit
-def centred(xs, high, low):
-    """x less its sample's mean, which comes in two parts; beyond the map it is not 0."""
-    return (xs - high[:, :, None]) - low[:, :, None]
+def centred(xs, high, low, inside):
+    """x less its sample's mean, which comes in two parts."""
+    return tl.where(inside, (xs - high[:, :, None]) - low[:, :, None], 0.0)
 
 
 @triton.jit
-def likeness(rest, g, valid):
+def likeness(rest, g):
     """Equation 2, [GROUPS, POSITIONS]: how much each position resembles the group's mean."""
-    return tl.where(valid, tl.sum(rest * g[:, :, None], 1), 0.0)
+    return tl.sum(rest * g[:, :, None], 1)
 
 
 @triton.jit
 def features(
-    xs, valid, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+    xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
 ):
     """Of a tile: x less its sample's mean, the likeness c, and z, which the gate multiplies.
 
     Then, of each channel, the norm's scale, the mean of z, and how far the mean of x is from
-    the norm's. Without a norm z is x, and the scale and the last mean nothing. Beyond the map
-    c alone is 0.
+    the norm's. Without a norm z is x, and the scale and the last mean nothing.
     """
     if means is not None:
         wide = tl.load(means + row, mask=present, other=0.0)
@@ -161,13 +160,13 @@ def features(
         scale, descriptor, away = affine(
             norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
         )
-        rest = centred(xs, high, low)
-        c = likeness(rest, scale * descriptor, valid)
+        rest = centred(xs, high, low, inside)
+        c = likeness(rest, scale * descriptor)
         z = rest * scale[:, :, None] + descriptor[:, :, None]
     else:
         descriptor = tl.load(g + row, mask=present, other=0.0)
-        rest = xs - descriptor[:, :, None]
-        c = likeness(rest, descriptor, valid)
+        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        c = likeness(rest, descriptor)
         z = xs
         scale = descriptor
         away = descriptor
