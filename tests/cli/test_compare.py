@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sgekit.cli import main
+from sgekit.comparison.compare import _train
 from sgekit.comparison.plan import Plan
 from sgekit.comparison.results import Cost
 from sgekit.data import open_data
@@ -22,6 +24,22 @@ SMALL = ["--model", "resnet10_small", "--image-size", "32", "--batch-size", "12"
 
 def command(scenes: Path, out: Path, *more: str) -> list[str]:
     return ["compare", "--data", str(scenes), *SMALL, "--out", str(out), *more]
+
+
+def stop_after_one(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train one run of those that are missing."""
+    trained = 0
+
+    def once(*given: Any) -> Any:
+        nonlocal trained
+        trained += 1
+        if trained == 2:
+            raise KeyboardInterrupt
+        return _train(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sgekit.comparison.compare._train", once)
+        assert main(arguments) == 130
 
 
 @pytest.mark.slow
@@ -68,6 +86,13 @@ def test_compare_answers_with_table_and_report(
     runs = {c["attention"]: c["runs"] for c in added["contenders"]}
     assert {name: len(r) for name, r in runs.items()} == {"none": 2, "se": 1, "sge": 2}
     assert (runs["none"], runs["sge"]) == (none["runs"], sge["runs"])
+
+    # A stop while more is trained leaves all that has ended.
+    stop_after_one(command(scenes, out, "--seeds", "0,1", "--attention", "none,eca"), monkeypatch)
+    stopped = json.loads((out / "results.json").read_text())
+    assert not stopped["complete"]
+    counts = {c["attention"]: len(c["runs"]) for c in stopped["contenders"]}
+    assert counts == {"none": 2, "eca": 1, "se": 1, "sge": 2}
 
     # A run's file that cannot be read is named, with what to do.
     capsys.readouterr()

@@ -70,11 +70,16 @@ def test_what_an_extra_brings_is_named(
     )
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["plain", "behind an error"])
 def test_an_interruption_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: bool
 ) -> None:
     def interrupt(_: object) -> int:
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if lost:  # as torch's device context does where Ctrl-C falls into it
+                raise RuntimeError("trying to pop from empty mode stack")
 
     monkeypatch.setattr("sgekit.cli.compare.execute", interrupt)
     assert main(["compare"]) == 130

@@ -82,6 +82,18 @@ def test_holm_over_the_contenders(make_results: MakeResults) -> None:
     ]
 
 
+@pytest.mark.parametrize("other", [[0.71, 0.71, 0.71], []])
+def test_holm_counts_a_contender_without_a_p(make_results: MakeResults, other: list[float]) -> None:
+    """One whose seeds all differ by the same has none, and one that has not run yet none yet."""
+    top1 = {"none": [0.7, 0.7, 0.7], "se": other, "sge": [0.71, 0.714, 0.711]}
+    summary = summarise(make_results(top1, complete=bool(other)))
+    se, sge = (c["difference"] for c in summary["contenders"][1:])
+    assert se is None or (se["p"], se["p_holm"]) == (None, None)
+    assert sge is not None
+    assert sge["p"] is not None
+    assert sge["p_holm"] == pytest.approx(2 * sge["p"])
+
+
 def test_more_contenders_need_more_seeds(make_results: MakeResults) -> None:
     top1 = {"none": [0.7, 0.7, 0.7], "sge": [0.71, 0.72, 0.715]}
     alone = summarise(make_results(top1))["contenders"][1]["difference"]

@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 import sgekit
 from sgekit.errors import InputError
@@ -76,8 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"sgekit.cli.{name}")
         options = command_parser(name).parse_args(arguments[1:])
         options.argv = arguments
-        code: int = module.execute(options)
-        return code
+        return _execute(module, options)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", "sgekit"):
@@ -98,6 +98,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A reader such as `head` went away; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _execute(module: ModuleType, options: argparse.Namespace) -> int:
+    try:
+        code: int = module.execute(options)
+        return code
+    except Exception as error:
+        # Where Ctrl-C falls into PyTorch's own clean-up, an error of that takes its place.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__context__
+        raise
 
 
 def _warning(message: Warning | str, *_: object, **__: object) -> str:

@@ -75,15 +75,25 @@ def compare(
     results = _begun(plan, data, path, command, device, contenders)
     by_name = {contender["attention"]: contender for contender in contenders}
     runs = [r for r in plan.runs(out) if (r.attention, r.seed) in asked or finished(r)]
-    for number, settings in enumerate(runs, start=1):
-        entry, ended = finished(settings), ""
-        if entry is None:
-            label = f"[{number}/{len(runs)}] {settings.label}"
+    # What has ended is there from the first write on, whatever is trained in between.
+    entries = [finished(settings) for settings in runs]
+    for number, settings in enumerate(runs):
+        ended = ""
+        if entries[number] is None:
+            label = f"[{number + 1}/{len(runs)}] {settings.label}"
             entry, ended = _train(settings.labelled(label), data, console)
             write_atomic(settings.out / "run.json", json.dumps(entry, indent=2).encode())
-        by_name[settings.attention]["runs"].append(entry)
+            entries[number] = entry
+        elif number + 1 < len(runs):
+            continue
+        for name, contender in by_name.items():
+            contender["runs"] = [
+                entry
+                for one, entry in zip(runs, entries, strict=True)
+                if one.attention == name and entry is not None
+            ]
         results["seconds"] = time.perf_counter() - began
-        results["complete"] = number == len(runs)
+        results["complete"] = None not in entries
         results = summarise(results)
         by_name = {contender["attention"]: contender for contender in results["contenders"]}
         write_json(results, out / "results.json")

@@ -83,10 +83,12 @@ def _needed(sd: float | None, n: int, comparisons: int) -> SeedsNeeded:
 
 
 def _adjust(differences: list[Difference | None]) -> None:
-    tested = [d for d in differences if d is not None and d["p"] is not None]
-    adjusted = holm([d["p"] for d in tested if d["p"] is not None])
-    for difference, p in zip(tested, adjusted, strict=True):
-        difference["p_holm"] = p
+    """For all contenders that were asked for: one without a p yet, or ever, counts as 1."""
+    found = [None if difference is None else difference["p"] for difference in differences]
+    adjusted = holm([1.0 if p is None else p for p in found])
+    for difference, own, p in zip(differences, found, adjusted, strict=True):
+        if difference is not None and own is not None:
+            difference["p_holm"] = p
 
 
 def _sentence(contender: Contender, baseline: str) -> str:
