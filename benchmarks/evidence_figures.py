@@ -1,53 +1,70 @@
 """The figures of docs/evidence.md, from results that were kept."""
 
+import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from evidence_series import SERIES
 
 from sgekit.comparison.formats import display_name
+from sgekit.comparison.statistics import paired_difference
 from sgekit.data import SceneConfig
 from sgekit.figures.style import LIGHT, figure, style
 
+_KINDS = {"scenes": "built-in scenes", "caltech101": "photographs", "cifar10": "photographs",
+          "dsb2018": "nuclei, box AP"}  # fmt: skip
+
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Every contender's paired difference with its 95 % interval, below its series' question."""
-    groups = {
-        SERIES[name].question: [e for e in results["contenders"] if e.get("difference")]
-        for name, results in found.items()
-        if name in SERIES
-    }
-    count = sum(1 + len(entries) for entries in groups.values())
-    drawn = figure(7.2, 0.8 + 0.22 * count, LIGHT)
-    axes = drawn.add_subplot()
-    place, ticks = -1, {}
-    for question, entries in groups.items():
-        place += 1
-        axes.text(
-            0.01, place, question, transform=axes.get_yaxis_transform(), va="center", fontsize=8
-        )
-        for entry in entries:
-            place += 1
-            mean, low, high = (entry["difference"][key] for key in ("mean", "low", "high"))
+    """Every contender's paired difference with its 95 % interval, below its series' name.
+
+    Scenes, photographs and nuclei have scales of their own; runs that stand above are pale.
+    """
+    panels: dict[str, list[tuple[str, dict[str, Any] | None]]] = {}
+    again = set[int]()
+    seen = set[str]()
+    for name, results in found.items():
+        if name not in SERIES:
+            continue
+        lines = panels.setdefault(_KINDS[name.partition("-")[0]], [])
+        lines.append((name, None))
+        for entry in results["contenders"]:
+            if difference := entry.get("difference"):
+                label = f"{display_name(entry['attention'])} ({difference['n']})"
+                lines.append((label, difference))
+                runs = json.dumps([run.get("top1", run.get("ap")) for run in entry["runs"]])
+                if runs in seen:
+                    again.add(id(difference))
+                seen.add(runs)
+    heights = [len(lines) + 3 for lines in panels.values()]
+    drawn = figure(7.2, 0.19 * sum(heights), LIGHT)
+    grid = drawn.subplots(len(panels), 1, height_ratios=heights, squeeze=False)
+    for axes, (kind, lines) in zip(grid[:, 0], panels.items(), strict=True):
+        for place, (_, difference) in enumerate(lines):
+            if difference is None:
+                continue
+            mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+            colour = LIGHT.baseline if id(difference) in again else LIGHT.colour(1)
             if low is not None:
-                ends = [100 * low, 100 * high]
-                axes.plot(ends, [place, place], color=LIGHT.colour(1), linewidth=2)
-            face = LIGHT.colour(1) if low is not None else LIGHT.background
-            axes.plot([100 * mean], [place], "o", color=LIGHT.colour(1), mfc=face, markersize=5)
-            ticks[place] = display_name(entry["attention"])
-    axes.axvline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
-    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
-    axes.set_ylim(count - 0.4, -0.6)
-    axes.set_xlabel("difference to plain, points (95 %)")
-    style(axes, LIGHT, grid="x")
+                axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2)
+            face = colour if low is not None else LIGHT.background
+            axes.plot([100 * mean], [place], "o", color=colour, mfc=face, markersize=4.5)
+        axes.axvline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
+        axes.set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=7.5)
+        for label, (_, difference) in zip(axes.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("bold" if difference is None else "normal")
+        axes.set_ylim(len(lines) - 0.4, -0.6)
+        axes.set_title(f"{kind}: difference to plain, points (95 %)", fontsize=9, loc="left")
+        style(axes, LIGHT, grid="x")
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path)
 
 
 _DEFAULT = "scenes-normalisation"
 STRENGTHS = {
-    "noise on every pixel": {0.0: "scenes-noise-0", SceneConfig().noise: _DEFAULT,
+    "noise on every pixel": {0.0: "scenes-noise-0", SceneConfig().noise: "scenes-noise-0.07",
                              0.14: "scenes-noise-0.14", 0.28: "scenes-noise-0.28"},
     "look-alikes in a scene, at most": {0.0: "scenes-distractors-0",
                                         float(SceneConfig().distractors): _DEFAULT,
@@ -56,35 +73,65 @@ STRENGTHS = {
 
 
 def has_curves(found: dict[str, Any]) -> bool:
-    """Whether a series with noise or look-alikes is there."""
-    return any(name in found for series in STRENGTHS.values() for name in series.values())
+    """Whether a whole series with noise or look-alikes is there."""
+    return any(map(_there(found).get, STRENGTHS))
+
+
+def _there(found: dict[str, Any]) -> dict[str, dict[float, Any]]:
+    """The finished series of what disturbs, by its strength."""
+    return {
+        words: {
+            at: found[name]
+            for at, name in sorted(series.items())
+            if name in found and found[name]["complete"]
+        }
+        for words, series in STRENGTHS.items()
+    }
 
 
 def draw_curves(found: dict[str, Any], path: Path) -> None:
-    """Accuracy and part score of plain and SGE against what disturbs: means, and every seed."""
-    drawn = figure(7.2, 5.4, LIGHT)
-    panels = drawn.subplots(2, 2, sharex="col", sharey="row")
-    for column, (words, series) in enumerate(STRENGTHS.items()):
-        there = {strength: found[name] for strength, name in series.items() if name in found}
-        for row, (label, values_of) in enumerate(
-            (("top-1 accuracy, %", accuracies), ("part score", _part_scores))
-        ):
-            axes = panels[row][column]
-            for number, attention in enumerate(("none", "sge")):
-                values = {at: values_of(results, attention) for at, results in there.items()}
-                line = [(at, statistics.fmean(of.values())) for at, of in values.items()]
-                seeds = [(at, value) for at, of in values.items() for value in of.values()]
-                colour = LIGHT.colour(number)
-                axes.plot(
-                    *zip(*line, strict=True), "-o", color=colour, label=display_name(attention)
-                )
-                axes.plot(*zip(*seeds, strict=True), "_", color=colour, alpha=0.6)
-            axes.set_ylabel(label if column == 0 else "")
-            axes.set_xlabel(words if row == 1 else "")
-            style(axes, LIGHT)
+    """Plain and SGE against what disturbs: accuracy, its paired difference with a 95 % interval,
+    and part score; means, and every seed as a dash."""
+    drawn = figure(7.2, 7.4, LIGHT)
+    panels = drawn.subplots(3, 2, sharex="col", sharey="row")
+    for column, (words, there) in enumerate(_there(found).items()):
+        width = max(there, default=1.0) or 1.0
+        _curves(panels[0][column], there, accuracies, 0.012 * width)
+        _intervals(panels[1][column], there)
+        _curves(panels[2][column], there, _part_scores, 0.012 * width)
+        panels[2][column].set_xlabel(words)
+        for row in range(3):
+            style(panels[row][column], LIGHT)
+    for row, label in enumerate(
+        ("top-1 accuracy, %", "SGE minus plain, points (95 %)", "part score")
+    ):
+        panels[row][0].set_ylabel(label)
     panels[0][0].legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path)
+
+
+def _curves(axes: Any, there: dict[float, Any], values_of: Callable[..., Any], off: float) -> None:
+    """Both networks, a little apart so that neither hides the other."""
+    for number, attention in enumerate(("none", "sge")):
+        colour, shift = LIGHT.colour(number), (2 * number - 1) * off
+        values = {at + shift: values_of(results, attention) for at, results in there.items()}
+        means = [statistics.fmean(of.values()) for of in values.values()]
+        axes.plot(list(values), means, "-o", color=colour, label=display_name(attention))
+        for at, of in values.items():
+            axes.plot([at] * len(of), list(of.values()), "_", color=colour, markersize=9)
+
+
+def _intervals(axes: Any, there: dict[float, Any]) -> None:
+    colour = LIGHT.colour(1)
+    for at, results in there.items():
+        plain, other = (accuracies(results, attention) for attention in ("none", "sge"))
+        both = sorted(plain.keys() & other.keys())
+        change = paired_difference([other[s] for s in both], [plain[s] for s in both])
+        if change.low is not None:
+            axes.plot([at, at], [change.low, change.high], color=colour, linewidth=2)
+        axes.plot([at], [change.mean], "o", color=colour)
+    axes.axhline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
 
 
 def accuracies(results: dict[str, Any], attention: str) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 SEEDS = "0,1,2"
+FIVE = "0,1,2,3,4"
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Series:
 
 def _noise(level: str) -> Series:
     return Series(
-        f"Scenes with noise of {level}", ("--model", "resnet10_small"), scenes=("--noise", level)
+        f"Scenes with noise of {level}",
+        ("--model", "resnet10_small"),
+        scenes=("--noise", level),
+        seeds=FIVE,
     )
 
 
@@ -44,8 +48,11 @@ _SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0
 _CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
 _TRAINED = ("--attention", "none", "--seed", "7", "--epochs", "8")
 _INTO_TRAINED = ("--epochs", "4", "--lr", "0.002")
+_NUCLEI = ("--model", "resnet10_small", "--recipe", "quick-detect", "--attention", "none,sge",
+           "--workers", "0", "--epochs", "3", "--batch-size", "4",
+           "--image-size", "160")  # fmt: skip
 SERIES = {
-    "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,4,8,16")),
+    "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,2,4,8,16")),
     "scenes-start": Series(
         "Which start of weight and bias?", ("--sweep", "weight_init,bias_init=0:0,0:1,1:0,1:1")
     ),
@@ -54,7 +61,13 @@ SERIES = {
     ),
     "scenes-zeroed": Series(
         "The last norm of a block started at zero, as timm does?",
-        ("--set", "zero_init_last=true"),
+        ("--attention", "none,sge,sge(normalize=false)", "--set", "zero_init_last=true"),
+    ),
+    "scenes-confirmed": Series(
+        "Other scenes, new seeds",
+        ("--attention", "none,sge,sge(preserve=true)"),
+        scenes=("--seed", "1"),
+        seeds="10,11,12,13,14,15,16,17",
     ),
     "scenes-preserved": Series(
         "Starting as the plain network?",
@@ -64,7 +77,7 @@ SERIES = {
         "The paper's optimiser?", ("--attention", "none,sge,sge(preserve=true)", *_SGD)
     ),
     "scenes-longer": Series("Three times the epochs?", (*_CONTENDERS, "--epochs", "18")),
-    **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.14", "0.28")},
+    **{f"scenes-noise-{level}": _noise(level) for level in ("0", "0.07", "0.14", "0.28")},
     **{f"scenes-distractors-{count}": _distractors(count) for count in ("0", "4", "8")},
     **{
         f"caltech101{suffix}": Series(
@@ -80,9 +93,16 @@ SERIES = {
         data="caltech101",
         seeds="10,11,12,13,14,15,16,17",
     ),
+    "caltech101-sgd": Series(
+        "Photographs: the paper's optimiser, on test images with new seeds",
+        ("--attention", "none,sge", *_photos("64"), "--epochs", "8", *_SGD),
+        data="caltech101",
+        seeds="10,11,12,13,14",
+    ),
     "caltech101-inserted": Series(
-        "Photographs: what did best when tried, on test images with new seeds",
-        (*_photos("64"), "--attention", "none,sge(groups=32)", *_INTO_TRAINED),
+        "Photographs: put into a trained network, on test images with new seeds",
+        (*_photos("64"), "--attention", "none,sge(groups=32),sge(groups=32,preserve=false)",
+         *_INTO_TRAINED),
         data="caltech101",
         start=(*_photos("64"), *_TRAINED),
         seeds="10,11,12,13,14,15,16,17,18,19",
@@ -97,6 +117,7 @@ SERIES = {
         "Ten kinds of things in 32 pixels, ResNet-18",
         (*_CONTENDERS, "--model", "resnet18_cifar", "--recipe", "cifar"),
         data="cifar10",
+        seeds=FIVE,
     ),
     "cifar10-small": Series(
         "Ten kinds of things in 32 pixels, enlarged to 64, a small network and five epochs",
@@ -107,19 +128,17 @@ SERIES = {
         "Ten kinds of things in 32 pixels, ResNet-50",
         (*_CONTENDERS, "--model", "resnet50_cifar", "--recipe", "cifar"),
         data="cifar10",
+        seeds=FIVE,
     ),
-    **{
-        f"dsb2018-{short}": Series(
-            f"Small objects: nuclei, {words}",
-            ("--detector", detector, "--model", "resnet10_small", "--recipe", "quick-detect",
-             "--attention", "none,sge", "--workers", "0", "--epochs", "3", "--batch-size", "4",
-             "--image-size", "160"),
-            data="dsb2018",
-        )
-        for short, detector, words in (
-            ("faster", "faster_rcnn", "Faster R-CNN"), ("mask", "mask_rcnn", "Mask R-CNN"),
-        )
-    },
+    "dsb2018-faster": Series(
+        "Small objects: nuclei, Faster R-CNN", ("--detector", "faster_rcnn", *_NUCLEI),
+        data="dsb2018",
+    ),
+    "dsb2018-mask": Series(
+        "Small objects: nuclei, Mask R-CNN",
+        ("--detector", "mask_rcnn", *_NUCLEI, "--set", "zero_init_last=true"),
+        data="dsb2018",
+    ),
 }  # fmt: skip
 
 

@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--explained", type=Path, default=Path("runs/explained"))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if not list((options.compare / "runs").glob("*/last.ckpt")):
+        parser.error(f"{options.compare} holds no comparison's runs")
     found = explain(options.compare, options.explained, options.data)
     options.out.write_text(json.dumps({"runs": found}, indent=1) + "\n", encoding="utf-8")
     print(tables(found))

@@ -35,12 +35,20 @@ def main() -> None:
     parser.add_argument("--noise", type=float, required=True)
     parser.add_argument("--pixels", type=int, default=64)
     options = parser.parse_args()
-    for file in sorted(options.source.rglob("*")):
-        if file.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            continue
+    if options.noise < 0 or options.pixels < 1:
+        parser.error("--noise must not be negative and --pixels at least 1")
+    files = sorted(options.source.rglob("*"))
+    files = [file for file in files if file.suffix.lower() in (".jpg", ".jpeg", ".png")]
+    if not files:
+        parser.error(f"{options.source} holds no JPEG or PNG")
+    for file in files:
         name = file.relative_to(options.source)
-        with Image.open(file) as image:
-            copy = noisy(image, options.pixels, options.noise, zlib.crc32(name.as_posix().encode()))
+        seed = zlib.crc32(name.as_posix().encode())
+        try:
+            with Image.open(file) as image:
+                copy = noisy(image, options.pixels, options.noise, seed)
+        except OSError as error:
+            parser.error(f"{file} cannot be read: {error}")
         target = (options.out / name).with_suffix(".png")
         target.parent.mkdir(parents=True, exist_ok=True)
         copy.save(target, compress_level=1)

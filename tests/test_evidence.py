@@ -1,5 +1,6 @@
 """The page of evidence is what the committed results say."""
 
+import copy
 import importlib.util
 import json
 import shlex
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from sgekit.cli.main import command_parser
+from sgekit.comparison.conclusion import conclude
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,7 +63,8 @@ def test_a_series_is_kept_without_its_paths_and_told(
     assert "/home/me" not in json.dumps(found)
     text = evidence.text(found)
     assert "3 seeds, 2,000 training and 1,000 evaluation images" in text
-    assert results["conclusion"] in text
+    sge = results["contenders"][1]
+    assert f"\n\n{conclude('sge', 'none', sge['difference']).partition('; about')[0]}.\n" in text
     assert "`scenes-start`" in text.split("### Not run yet")[1]
     evidence.draw(found, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
@@ -78,7 +81,7 @@ def test_detectors_epochs_and_parts_are_told(evidence: Any) -> None:
     text = evidence.text({"scenes-insertion": scenes})
     runs = scenes["contenders"][0]["runs"]
     first = sum(run["curve"][0]["val_top1"] for run in runs) / len(runs)
-    assert f"| plain | {100 * first:.1f} % |" in text
+    assert f"| plain | {100 * first:.1f} ± " in text
     part = next(entry for entry in scenes["parts"] if entry["attention"] == "sge")
     assert f"sge {part['mean']:.2f} ({part['difference']:+.2f}".replace("-", "−") in text
     # Epochs are told where all start from one trained network.
@@ -90,8 +93,8 @@ def test_curves_over_what_disturbs_are_drawn(evidence: Any, tmp_path: Path) -> N
     scenes = json.loads((ROOT / "docs" / "results" / "scenes.json").read_text())
     pictures = []
     for found in (
-        {"scenes-noise-0": scenes, "scenes-normalisation": scenes},
-        {"scenes-noise-0": scenes, "scenes-normalisation": scenes, "scenes-distractors-8": scenes},
+        {"scenes-noise-0": scenes, "scenes-noise-0.07": scenes},
+        {"scenes-noise-0": scenes, "scenes-noise-0.07": scenes, "scenes-distractors-8": scenes},
     ):
         evidence.draw_curves(found, tmp_path / "curves.png")
         pictures.append((tmp_path / "curves.png").read_bytes())
@@ -112,12 +115,116 @@ def test_a_change_with_what_disturbs_is_told_seed_by_seed(evidence: Any) -> None
     calm = results((0.90, 0.88), (0.80, 0.77), (0.70, 0.69))
     noisy = results((0.50, 0.51), (0.40, 0.41), (0.60, 0.64))
     found = {"scenes-noise-0": calm, "scenes-noise-0.28": noisy}
-    text = "\n".join(evidence._trends(found))
+    trends = evidence.text.__globals__["_trends"]
+    text = "\n".join(trends(found))
     # Changes of 3, 4 and 5 points: mean 4, deviation 1, t(2) = 4.303.
     assert "0: −2.0, 0.28: +2.0. From 0 to 0.28" in text
     assert "changes by +4.0 (+1.5 to +6.5) points, 3 seeds" in text
     assert "look-alikes" not in text
-    assert evidence._trends({"scenes-noise-0": calm}) == []
+    assert trends({"scenes-noise-0": calm}) == []
+    # Series that are not finished are left out, or count with the seeds that both have.
+    part = results((0.50, 0.51), (0.40, 0.41))
+    assert "changes by +3.5" in "\n".join(
+        trends({"scenes-noise-0": calm, "scenes-noise-0.28": part})
+    )
+    plain = {"contenders": [calm["contenders"][0], {"attention": "sge", "runs": []}]}
+    assert trends({"scenes-noise-0": calm, "scenes-noise-0.28": plain}) == []
+
+
+def test_a_series_that_is_not_finished_is_told_as_such(evidence: Any, tmp_path: Path) -> None:
+    whole = json.loads((ROOT / "docs" / "results" / "scenes.json").read_text())
+    part = copy.deepcopy(whole) | {"complete": False, "parts": None}
+    del part["parts"]
+    part["contenders"][1]["runs"] = part["contenders"][1]["runs"][:1]
+    none = copy.deepcopy(part)
+    none["contenders"][1]["runs"] = []
+    for results, done in ((part, 4), (none, 3)):
+        found = {
+            "scenes-noise-0": evidence.summarise(results),
+            "scenes-noise-0.28": whole,
+            "scenes-insertion": evidence.summarise(results),
+        }
+        text = evidence.text(found)
+        assert f"not finished, {done} of 6 runs, 2,000 training" in text
+        assert evidence.state("scenes-insertion", found) == f"{done} of 6 runs"
+        assert evidence.has_curves(found)
+        evidence.draw(found, tmp_path / "figure.png")
+        evidence.draw_curves(found, tmp_path / "curves.png")
+    assert not evidence.has_curves({"scenes-noise-0": part})
+    assert "One seed tells no interval" in evidence.text(
+        {"scenes-noise-0": evidence.summarise(part)}
+    )
+    assert "Nothing can be said yet" in evidence.text({"scenes-noise-0": evidence.summarise(none)})
+
+
+def test_what_is_kept_loses_no_runs(
+    evidence: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(evidence, "KEPT", tmp_path / "kept")
+    results = json.loads((ROOT / "docs" / "results" / "scenes.json").read_text())
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results))
+    assert evidence.keep("scenes-groups", file)
+    before = (tmp_path / "kept" / "scenes-groups.json").read_text()
+    results["contenders"][1]["runs"].pop()
+    file.write_text(json.dumps(results))
+    assert not evidence.keep("scenes-groups", file)
+    assert "1 runs that" in (told := capsys.readouterr().err)
+    assert "sge with seed 2" in told
+    assert (tmp_path / "kept" / "scenes-groups.json").read_text() == before
+    assert not evidence.keep("scenes-groups", tmp_path / "nothing.json")
+    assert "there is no" in capsys.readouterr().err
+
+
+def test_scenes_are_written_whole_or_not_at_all(
+    evidence: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = [130, 0, 0]
+    called: list[tuple[str, ...]] = []
+
+    def sgekit(*words: str) -> int:
+        called.append(words)
+        if words[0] == "scenes":
+            Path(words[-1]).mkdir(parents=True)
+        return codes.pop(0)
+
+    monkeypatch.setattr(evidence, "_sgekit", sgekit)
+    monkeypatch.setattr(evidence, "KEPT", tmp_path / "kept")
+    assert evidence.run("scenes-noise-0", tmp_path, None, None) == 130
+    assert not (tmp_path / "data" / "scenes-noise-0").exists()
+    assert evidence.run("scenes-noise-0", tmp_path, None, None) == 0
+    assert (tmp_path / "data" / "scenes-noise-0").exists()
+    assert [words[0] for words in called] == ["scenes", "scenes", "compare"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "caltech101"], "caltech101 needs --data"),
+        (["run", "scenes-groups", "caltech101", "--data", "nowhere"], "which is not there"),
+        (["run", "scenes-insertion", "--seeds", "0,x"], "--seeds takes numbers"),
+    ],
+)
+def test_what_is_missing_is_told_before_anything_runs(
+    evidence: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, words: list[str], message: str
+) -> None:
+    monkeypatch.setattr(evidence, "_sgekit", lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr("sys.argv", ["evidence.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        evidence.main()
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_series_that_failed_shows_in_the_exit_code(
+    evidence: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = iter([0, -9, 0])  # the second was killed
+    monkeypatch.setattr(evidence, "run", lambda *_: next(codes))
+    monkeypatch.setattr(
+        "sys.argv", ["evidence.py", "run", "scenes-groups", "scenes-start", "scenes-sgd"]
+    )
+    assert evidence.main() == -9
 
 
 def test_a_series_that_starts_from_a_trained_network_trains_it_first(
@@ -155,10 +262,11 @@ def test_what_was_tried_stands_in_one_table_with_its_commands(
     assert told.replace("-", "−") in table
     assert "sgekit compare --model resnet10_small" in commands
     assert "--data caltech101/train" in commands
-    assert "trial" not in text.split("### Not run yet")[1]
+    assert "`trial-default`" not in (waiting := text.split("### Not run yet")[1])
+    assert "24 epochs: `trial-longer`" in waiting
 
     monkeypatch.setattr("sys.argv", ["evidence.py", "keep", "trial-default"])
-    assert evidence.main() == 0  # a name like any other
+    assert evidence.main() == 1  # a name like any other, without results here
     monkeypatch.setattr("sys.argv", ["evidence.py", "keep", "trial-nothing"])
     with pytest.raises(SystemExit):
         evidence.main()

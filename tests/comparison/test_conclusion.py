@@ -69,8 +69,10 @@ def test_holm_decides_and_the_sentence_says_so() -> None:
     found = difference(0.008, 0.001, 0.015, 0.04, p_holm=0.08)
     assert verdict(found) is Verdict.UNCLEAR
     text = conclude("sge", "none", found)
-    assert text.startswith("No difference between sge and plain can be seen")
-    assert "excludes zero, but with several contenders p is 0.08" in text
+    assert text.startswith("That sge is better than plain is not shown: the interval excludes zero")
+    assert "+0.1 to +1.5, 3 seeds), but with several contenders p is 0.08" in text
+    found = difference(-0.008, -0.015, -0.001, 0.04, p_holm=0.08)
+    assert conclude("sge", "none", found).startswith("That sge is worse than plain is not shown")
 
 
 def test_one_seed_concludes_nothing() -> None:

@@ -107,13 +107,19 @@ def _accuracy(name: str, base: str, difference: Difference | None) -> str:
 
 def _unclear(name: str, base: str, difference: Difference, numbers: str) -> str:
     n = difference["n"]
-    text = (
-        f"No difference between {name} and {base} can be seen with {n} seeds (difference {numbers}"
-    )
     p, adjusted = difference["p"], difference["p_holm"]
     if p is not None and adjusted is not None and p < ALPHA <= adjusted:
-        text += f"; that interval excludes zero, but with several contenders p is {adjusted:.2f}"
-    return f"{text}){_more_seeds(n, difference['seeds_needed'])}."
+        than = Verdict.BETTER if difference["mean"] > 0 else Verdict.WORSE
+        text = (
+            f"That {name} is {than} than {base} is not shown: the interval excludes zero ("
+            f"difference {numbers}, {n} seeds), but with several contenders p is {adjusted:.2f}"
+        )
+    else:
+        text = (
+            f"No difference between {name} and {base} can be seen with {n} seeds "
+            f"(difference {numbers})"
+        )
+    return f"{text}{_more_seeds(n, difference['seeds_needed'])}."
 
 
 def _more_seeds(n: int, needed: SeedsNeeded) -> str:
