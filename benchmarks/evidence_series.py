@@ -155,6 +155,9 @@ def _trial(words: str, *changes: str, start: bool = False, attention: str = "") 
 
 TRIALS = {
     "trial-default": _trial("from scratch, eight epochs", "--epochs", "8"),
+    "trial-preserved": _trial(
+        "started as the plain network", "--epochs", "8", attention="none,sge(preserve=true)"
+    ),
     "trial-zeroed": _trial(
         "the last norm of a block started at zero", "--epochs", "8", "--set", "zero_init_last=true",
     ),
