@@ -48,9 +48,6 @@ _SGD = ("--set", "optimizer=momentum", "--lr", "0.1", "--set", "weight_decay=0.0
 _CONTENDERS = ("--attention", "none,se,eca,cbam,sge")
 _TRAINED = ("--attention", "none", "--seed", "7", "--epochs", "8")
 _INTO_TRAINED = ("--epochs", "4", "--lr", "0.002")
-_NUCLEI = ("--model", "resnet10_small", "--recipe", "quick-detect", "--attention", "none,sge",
-           "--workers", "0", "--epochs", "3", "--batch-size", "4",
-           "--image-size", "160")  # fmt: skip
 SERIES = {
     "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,2,4,8,16")),
     "scenes-start": Series(
@@ -130,15 +127,18 @@ SERIES = {
         data="cifar10",
         seeds=FIVE,
     ),
-    "dsb2018-faster": Series(
-        "Small objects: nuclei, Faster R-CNN", ("--detector", "faster_rcnn", *_NUCLEI),
-        data="dsb2018",
-    ),
-    "dsb2018-mask": Series(
-        "Small objects: nuclei, Mask R-CNN",
-        ("--detector", "mask_rcnn", *_NUCLEI, "--set", "zero_init_last=true"),
-        data="dsb2018",
-    ),
+    **{
+        f"dsb2018-{short}": Series(
+            f"Small objects: nuclei, {words}",
+            ("--detector", detector, "--model", "resnet10_small", "--recipe", "quick-detect",
+             "--attention", "none,sge", "--workers", "0", "--epochs", "3", "--batch-size", "4",
+             "--image-size", "160", "--set", "zero_init_last=true"),
+            data="dsb2018",
+        )
+        for short, detector, words in (
+            ("faster", "faster_rcnn", "Faster R-CNN"), ("mask", "mask_rcnn", "Mask R-CNN"),
+        )
+    },
 }  # fmt: skip
 
 

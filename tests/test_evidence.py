@@ -72,7 +72,7 @@ def test_a_series_is_kept_without_its_paths_and_told(
 
 def test_detectors_epochs_and_parts_are_told(evidence: Any) -> None:
     results = ROOT / "docs" / "results"
-    detector = json.loads((results / "dsb2018-faster.json").read_text())
+    detector = json.loads((results / "evidence" / "dsb2018-faster.json").read_text())
     text = evidence.text({"dsb2018-faster": detector})
     small = next(row for row in detector["detection"] if row["score"] == "ap_small")
     assert f"| sge | AP small | {100 * small['baseline']:.1f} |" in text
