@@ -20,7 +20,7 @@ _KINDS = {"scenes": "built-in scenes", "caltech101": "photographs", "cifar10": "
 def draw(found: dict[str, Any], path: Path) -> None:
     """Every contender's paired difference with its 95 % interval, below its series' name.
 
-    Scenes, photographs and nuclei have scales of their own; runs that stand above are pale.
+    Scenes, photographs and nuclei have scales of their own; runs that stand above are grey.
     """
     panels: dict[str, list[tuple[str, dict[str, Any] | None]]] = {}
     again = set[int]()
