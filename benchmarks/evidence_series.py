@@ -62,9 +62,15 @@ SERIES = {
     ),
     "scenes-confirmed": Series(
         "Other scenes, new seeds",
-        ("--attention", "none,sge,sge(preserve=true)"),
+        ("--model", "resnet10_small", "--attention", "none,sge,sge(preserve=true)"),
         scenes=("--seed", "1"),
         seeds="10,11,12,13,14,15,16,17",
+    ),
+    "scenes-resnet18": Series(
+        "ResNet-18 and the paper's 64 groups",
+        ("--model", "resnet18", "--attention", "none,sge,sge(groups=8),sge(preserve=true)"),
+        scenes=("--seed", "1"),
+        seeds="10,11,12",
     ),
     "scenes-preserved": Series(
         "Starting as the plain network?",
