@@ -168,6 +168,18 @@ def test_targets_follow_their_picture(scenes: DetectionData, tiny: DetectionReci
     assert target["labels"].tolist() == known.labels.tolist()
 
 
+def test_without_flips_pictures_stay_as_they_are(
+    scenes: DetectionData, tiny: DetectionRecipe
+) -> None:
+    samples = DetectionSamples(scenes.train, replace(tiny, hflip=0.0), True, 0)
+    picture, known = scenes.train[1]
+    plain = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    for epoch in range(5):
+        image, target = samples[(epoch, 1)]
+        torch.testing.assert_close(image, plain)
+        assert target["boxes"].tolist() == known.boxes.tolist()
+
+
 def test_jitter_cuts_objects_with_the_picture(scenes: DetectionData, tiny: DetectionRecipe) -> None:
     recipe = replace(tiny, jitter=(0.3, 2.0), max_size=96)
     samples = DetectionSamples(scenes.train, recipe, True, 0)

@@ -28,8 +28,8 @@ def augmentation(recipe: DetectionRecipe) -> v2.Compose:
         steps.append(v2.RandomCrop(side, pad_if_needed=True, fill=fill))
         # Objects that were cut away, or to less than a pixel, are none any more.
         steps.append(v2.SanitizeBoundingBoxes(min_size=1))
-    if recipe.hflip:
-        steps.append(v2.RandomHorizontalFlip(recipe.hflip))
+    # Also at 0, as there must be a step.
+    steps.append(v2.RandomHorizontalFlip(recipe.hflip))
     return v2.Compose(steps)
 
 
