@@ -9,7 +9,6 @@ from typing import Any
 from evidence_series import SERIES
 
 from sgekit.comparison.formats import display_name
-from sgekit.comparison.statistics import paired_difference
 from sgekit.data import SceneConfig
 from sgekit.figures.style import LIGHT, figure, style
 
@@ -125,12 +124,11 @@ def _curves(axes: Any, there: dict[float, Any], values_of: Callable[..., Any], o
 def _intervals(axes: Any, there: dict[float, Any]) -> None:
     colour = LIGHT.colour(1)
     for at, results in there.items():
-        plain, other = (accuracies(results, attention) for attention in ("none", "sge"))
-        both = sorted(plain.keys() & other.keys())
-        change = paired_difference([other[s] for s in both], [plain[s] for s in both])
-        if change.low is not None:
-            axes.plot([at, at], [change.low, change.high], color=colour, linewidth=2)
-        axes.plot([at], [change.mean], "o", color=colour)
+        sge = next(e for e in results["contenders"] if e["attention"] == "sge")
+        mean, low, high = (sge["difference"][key] for key in ("mean", "low", "high"))
+        if low is not None:
+            axes.plot([at, at], [100 * low, 100 * high], color=colour, linewidth=2)
+        axes.plot([at], [100 * mean], "o", color=colour)
     axes.axhline(0, color=LIGHT.baseline, linestyle="--", linewidth=1.2)
 
 

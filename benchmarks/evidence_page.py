@@ -8,7 +8,7 @@ from evidence_figures import STRENGTHS, accuracies
 from evidence_series import ALL, SERIES, TRIALS
 
 from sgekit.comparison.conclusion import conclude
-from sgekit.comparison.formats import display_name, signed
+from sgekit.comparison.formats import display_name, mean_sd, signed
 from sgekit.comparison.statistics import paired_difference
 from sgekit.comparison.tables import markdown_table, rows, score_rows
 
@@ -175,7 +175,7 @@ def _epochs(results: dict[str, Any]) -> list[str]:
         "| top-1 accuracy | " + " | ".join(f"epoch {n + 1}" for n in range(count)) + " |",
         "|---|" + "---:|" * count,
         *(
-            f"| {name} | " + " | ".join(_mean_and_sd(values) for values in curve) + " |"
+            f"| {name} | " + " | ".join(map(_mean_and_sd, curve)) + " |"
             for name, curve in curves.items()
         ),
     ]
@@ -183,8 +183,7 @@ def _epochs(results: dict[str, Any]) -> list[str]:
 
 
 def _mean_and_sd(values: tuple[float, ...]) -> str:
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f} %" if len(values) > 1 else f"{mean} %"
+    return mean_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def _scores(results: dict[str, Any]) -> list[str]:
@@ -216,9 +215,5 @@ def _parts(results: dict[str, Any]) -> list[str]:
 
 def points(entry: dict[str, Any]) -> str:
     """A part score's difference with its interval."""
-    words = [_hundredths(entry[key]) for key in ("difference", "low", "high")]
+    words = [signed(entry[key], 2) for key in ("difference", "low", "high")]
     return f"{words[0]}, {words[1]} to {words[2]}"
-
-
-def _hundredths(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−") if round(value, 2) else "0.00"
