@@ -38,8 +38,8 @@ def _distractors(count: str) -> Series:
     )
 
 
-def _photos(pixels: str) -> tuple[str, ...]:
-    return ("--model", "resnet10_small", "--image-size", pixels, "--workers", "0",
+def _photos(pixels: str, model: str = "resnet10_small") -> tuple[str, ...]:
+    return ("--model", model, "--image-size", pixels, "--workers", "0",
             "--precision", "bf16", "--set", "cache=true")  # fmt: skip
 
 
@@ -50,6 +50,12 @@ _TRAINED = ("--attention", "none", "--seed", "7", "--epochs", "8")
 _INTO_TRAINED = ("--epochs", "4", "--lr", "0.002")
 SERIES = {
     "scenes-groups": Series("How many groups?", ("--sweep", "groups=1,2,4,8,16")),
+    "scenes-group-channels": Series(
+        "How many channels a group?",
+        ("--model", "resnet10_small", "--sweep", "group_channels=1,2,4,8"),
+        scenes=("--seed", "1"),
+        seeds="10,11,12",
+    ),
     "scenes-start": Series(
         "Which start of weight and bias?", ("--sweep", "weight_init,bias_init=0:0,0:1,1:0,1:1")
     ),
@@ -67,10 +73,12 @@ SERIES = {
         seeds="10,11,12,13,14,15,16,17",
     ),
     "scenes-resnet18": Series(
-        "ResNet-18 and the paper's 64 groups",
-        ("--model", "resnet18", "--attention", "none,sge,sge(groups=8),sge(preserve=true)"),
+        "ResNet-18: 64 groups, as in the paper, or fewer?",
+        ("--model", "resnet18", "--attention",
+         "none,sge(groups=64),sge(groups=64,preserve=true),sge(groups=64,normalize=false),"
+         "sge(groups=16),sge(groups=8)"),
         scenes=("--seed", "1"),
-        seeds="10,11,12",
+        seeds="10,11,12,13,14",
     ),
     "scenes-preserved": Series(
         "Starting as the plain network?",
@@ -153,8 +161,14 @@ SERIES = {
 _NOISY = "python benchmarks/noisy_photos.py caltech101 caltech101-noise --noise 0.28"
 
 
-def _trial(words: str, *changes: str, start: bool = False, attention: str = "") -> Series:
-    options = (*_photos("64"), "--attention", attention or "none,sge,sge(groups=32)", *changes)
+def _trial(
+    words: str,
+    *changes: str,
+    start: bool = False,
+    attention: str = "none,sge,sge(groups=32)",
+    model: str = "resnet10_small",
+) -> Series:
+    options = (*_photos("64", model), "--attention", attention, *changes)
     first = (*_photos("64"), *_TRAINED)
     return Series(words, options, data="caltech101/train", start=first if start else ())
 
@@ -174,7 +188,11 @@ TRIALS = {
         _trial("noise of 0.28 on every pixel", "--epochs", "8", attention="none,sge"),
         data="caltech101-noise/train", made=_NOISY,
     ),
-    "trial-longer": _trial("24 epochs", "--epochs", "24"),
+    "trial-resnet18": _trial(
+        "ResNet-18, eight epochs", "--epochs", "8", model="resnet18",
+        attention="none,sge(groups=8),sge(groups=16),sge(groups=64)",
+    ),
+    "trial-longer": _trial("24 epochs", "--epochs", "24", attention="none,sge"),
     "trial-insertion": _trial(
         "into a trained network, four epochs more", *_INTO_TRAINED, start=True
     ),

@@ -30,6 +30,8 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         {"residual": torch.empty(2, 8, 3, 5, device="meta")}, InputError, "meta"
     ),
     "channel_dim": ({"channel_dim": 2}, InputError, "1 or -1 .* not 2"),
+    "eps of zero": ({"eps": 0.0}, InputError, "eps must be a number above 0, not 0.0"),
+    "no eps": ({"eps": float("nan")}, InputError, "not nan"),
     "activation": ({"activation": "gelu"}, InputError, "'gelu'"),
     "impl": ({"impl": "cuda"}, InputError, '"auto", .*"reference".* not \'cuda\''),
     "integers": ({"x": torch.ones(2, 8, 3, 5, dtype=torch.int64)}, TypeError, "int64"),
@@ -47,6 +49,8 @@ def test_wrong_input_is_named(changes: dict[str, Any], kind: type[Exception], me
 def test_gate_refuses_the_same() -> None:
     with pytest.raises(InputError, match="3 groups"):
         spatial_group_gate(torch.randn(1, 8, 2, 2), torch.ones(3), torch.ones(3))
+    with pytest.raises(InputError, match="eps must be"):
+        spatial_group_gate(torch.randn(1, 8, 2, 2), torch.ones(4), torch.ones(4), eps=-1e-5)
 
 
 @pytest.mark.parametrize("impl", ["cpu", "triton"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sgekit.errors import InputError
 from sgekit.modules.groups import DEFAULT_GROUPS, divisors, resolve_groups
 from sgekit.ops.api import spatial_group_enhance, spatial_group_gate
-from sgekit.ops.validation import validate_switches
+from sgekit.ops.validation import validate_eps, validate_switches
 
 
 class SpatialGroupEnhance(nn.Module):
@@ -54,9 +54,7 @@ class SpatialGroupEnhance(nn.Module):
         for name, value in (("weight_init", weight_init), ("bias_init", bias_init)):
             if not math.isfinite(value):
                 raise InputError(f"{name} must be a finite number, not {value}")
-        # With 0 a constant map would divide 0 by 0.
-        if not 0 < eps < math.inf:
-            raise InputError(f"eps must be a number above 0, not {eps}; usual is 1e-5")
+        validate_eps(eps)
         validate_switches(normalize=normalize, unbiased=unbiased)
         if group_channels is not None:
             groups = _groups_of(channels, group_channels, groups)

@@ -57,8 +57,8 @@ def spatial_group_enhance(
     Differentiable once with only `x` and the statistics of each group saved (and the
     result, for a ReLU); twice, under torch.func and in forward mode by plain formulas.
 
-    Raises InputError where shapes, devices, `channel_dim`, `activation` or `impl` don't
-    fit, and TypeError where a tensor is not floating-point or an option not a bool.
+    Raises InputError where shapes, devices, `eps`, `channel_dim`, `activation` or `impl`
+    don't fit, and TypeError where a tensor is not floating-point or an option not a bool.
     """
     tensors = (x, weight, bias, residual)
     if has_torch_function(tensors):  # torch.fx's proxies among them
@@ -77,7 +77,7 @@ def spatial_group_enhance(
             unbiased=unbiased,
         )
         return overridden
-    validate(x, weight, bias, channel_dim, residual, activation)
+    validate(x, weight, bias, eps, channel_dim, residual, activation)
     validate_switches(normalize=normalize, unbiased=unbiased)
     residual_dtype = None if residual is None else residual.dtype
     call = library.Call(
@@ -120,7 +120,7 @@ def spatial_group_gate(
     In the dtype of the statistics: float64 for float64, float32 for everything else.
     Differentiable, always by the plain formula. Raises as `spatial_group_enhance` does.
     """
-    validate(x, weight, bias, channel_dim)
+    validate(x, weight, bias, eps, channel_dim)
     validate_switches(normalize=normalize, unbiased=unbiased)
     return reference.gate(x, weight, bias, eps, channel_dim, normalize, unbiased)
 

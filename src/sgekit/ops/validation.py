@@ -1,5 +1,7 @@
 """What the operation accepts, and the messages for what it doesn't."""
 
+import math
+
 from torch import Tensor
 
 from sgekit.errors import InputError
@@ -9,6 +11,7 @@ def validate(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
+    eps: float,
     channel_dim: int,
     residual: Tensor | None = None,
     activation: str | None = None,
@@ -24,6 +27,7 @@ def validate(
             raise TypeError(f"{name} must be a floating-point tensor, not {tensor.dtype}")
         if tensor.device != x.device:
             raise InputError(f"{name} is on {tensor.device} and x on {x.device}; move one of them")
+    validate_eps(eps)
     if channel_dim not in (1, -1):
         raise InputError(f"channel_dim must be 1 or -1 (channels last), not {channel_dim}")
     if activation not in (None, "relu"):
@@ -48,6 +52,12 @@ def validate(
         raise InputError(
             f"residual must have the shape of x, {tuple(x.shape)}, not {tuple(residual.shape)}"
         )
+
+
+def validate_eps(eps: float) -> None:
+    """Raise InputError for anything but a number above 0, with which a constant map is 0 by 0."""
+    if not 0 < eps < math.inf:
+        raise InputError(f"eps must be a number above 0, not {eps}; usual is 1e-5")
 
 
 def validate_switches(**switches: bool) -> None:
