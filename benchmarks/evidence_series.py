@@ -104,6 +104,12 @@ SERIES = {
         data="caltech101",
         seeds="10,11,12,13,14,15,16,17",
     ),
+    "caltech101-resnet18": Series(
+        "Photographs: ResNet-18 with 16 groups, on test images with new seeds",
+        ("--attention", "none,sge(groups=16)", *_photos("64", "resnet18"), "--epochs", "8"),
+        data="caltech101",
+        seeds="10,11,12,13,14,15,16,17",
+    ),
     "caltech101-sgd": Series(
         "Photographs: the paper's optimiser, on test images with new seeds",
         ("--attention", "none,sge", *_photos("64"), "--epochs", "8", *_SGD),

@@ -1,5 +1,6 @@
 """The fused GPU kernels in Triton's interpreter against the float64 transcription."""
 
+import math
 import types
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 # (samples, channels, *spatial), groups: one group a program and several, groups of any depth.
 SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "d1": ((2, 21, 5, 5), 21),
+    "d2": ((1, 8, 6, 5), 4),
+    "d4-small": ((1, 8, 6, 6), 2),
     "d3": ((2, 15, 7, 7), 5),
     "d4": ((2, 32, 8, 8), 8),
     "d16": ((3, 32, 4, 4), 2),
@@ -44,7 +47,9 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cut:
 
     def apply(d: int, n: int) -> None:
         size = configuration.power(d) * max(configuration.power(n) // 4, 1)
-        monkeypatch.setattr(configuration, "TILE", size)
+        for sizes in ("SIZES", "SUMMED", "NARROW"):
+            of = getattr(configuration, sizes)._replace(tile=size, once=size)
+            monkeypatch.setattr(configuration, sizes, of)
         assert configuration.tile(2, d, n, False).chunks(n) > 1
         if request.param == "parts":
             monkeypatch.setattr(configuration, "NEAR", 0)
@@ -77,10 +82,25 @@ def test_value_and_gradients(name: str, layout: str) -> None:
     check(name, layout)
 
 
+def cut_shape(name: str, cut: Cut) -> tuple[tuple[int, ...], int]:
+    shape, groups = SHAPES[name]
+    cut(shape[1] // groups, math.prod(shape[2:]))
+    return shape, groups
+
+
+# Groups of more than four channels have their statistics taken in another way.
+DEPTHS = (
+    "d6",
+    "d4-small",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("d1", "d2", "d3", "d4")),
+)
+
+
+@pytest.mark.parametrize("name", DEPTHS)
 @both_layouts
-def test_value_and_gradients_in_pieces(layout: str, cut: Cut) -> None:
-    cut(6, 36)
-    check("d6", layout)
+def test_value_and_gradients_in_pieces(name: str, layout: str, cut: Cut) -> None:
+    cut_shape(name, cut)
+    check(name, layout)
 
 
 def check(name: str, layout: str) -> None:
@@ -111,10 +131,10 @@ def test_narrow_types(layout: str, dtype: torch.dtype, limit: float, cut: Cut) -
 
 
 @pytest.mark.parametrize("mean", [pytest.param(0.0, marks=pytest.mark.slow), 1000.0])
+@pytest.mark.parametrize("name", ["d6", "d2"])
 @both_layouts
-def test_constant_and_shifted_maps(mean: float, layout: str, cut: Cut) -> None:
-    shape, groups = SHAPES["d6"]
-    cut(6, 36)
+def test_constant_and_shifted_maps(name: str, mean: float, layout: str, cut: Cut) -> None:
+    shape, groups = cut_shape(name, cut)
     torch.manual_seed(0)
     noise, dy = torch.randn(shape), lay_out(torch.randn(shape), layout)
     weight, bias = torch.randn(groups), torch.randn(groups)
@@ -125,10 +145,10 @@ def test_constant_and_shifted_maps(mean: float, layout: str, cut: Cut) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_one_bad_number_touches_one_group(bad: float, cut: Cut) -> None:
-    (_, *rest), groups = SHAPES["d6"]
+@pytest.mark.parametrize("name", ["d6", "d2"])
+def test_one_bad_number_touches_one_group(name: str, bad: float, cut: Cut) -> None:
+    (_, *rest), groups = cut_shape(name, cut)
     shape = (2, *rest)
-    cut(6, 36)
     x = torch.randn(shape)
     x[0, 0, 0, 0] = bad
     ours = run(x, torch.randn(groups), torch.randn(groups), torch.randn(shape), None, False)

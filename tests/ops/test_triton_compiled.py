@@ -34,9 +34,31 @@ def fits(rows: list[dict[str, Any]]) -> None:
         assert row["stack"] <= ALLOWED.get(row["kernel"], 0), f"spills: {row}"
         assert row["registers"] * 32 * row["warps"] <= 65536, f"does not fit at all: {row}"
         assert row["shared"] <= 16384, row
+        if row["last"] or row["positions"] % 4 == 0:
+            reads_widely(row)
     # Two programs on a processor at a time, so that one reads while the other computes.
     twice = [row["registers"] * 32 * row["warps"] <= 32768 for row in rows]
     assert sum(twice) >= 0.6 * len(rows)
+
+
+ITEM = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def reads_widely(row: dict[str, Any]) -> None:
+    """Every number of the tile comes in a load of 8 or 16 bytes and leaves in such a store; and
+    there are not so many instructions a number that memory waits for them."""
+    if row["kernel"].startswith(("finish", "merge")):
+        return
+    wanted = row["numbers"] * ITEM[row["type"]]
+    assert wide_bytes(row["loads"]) >= wanted, row
+    if row["kernel"].startswith(("enhance", "whole", "apply")):
+        assert wide_bytes(row["stores"]) >= wanted, row
+    assert row["instructions"] <= 70 * row["numbers"], row
+
+
+def wide_bytes(counts: dict[str, int]) -> int:
+    width = {"128": 16, "64": 8}
+    return sum(width.get(name.split(".")[-1], 0) * count for name, count in counts.items())
 
 
 def test_kernels_fit() -> None:

@@ -27,6 +27,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "d1": (2, 21, 1, 5, 5),
     "d3": (2, 5, 3, 7, 7),
     "d4": (2, 8, 4, 8, 8),
+    "d4-small": (1, 2, 4, 6, 6),
     "d6": (2, 1, 6, 6, 6),
     "one-position": (3, 4, 8, 1, 1),
     "1d": (2, 3, 4, 129),
@@ -76,13 +77,21 @@ def test_value_and_gradients(shape: tuple[int, ...], layout: str, frozen: bool) 
     of_cpu.check(of_cpu.make(shape, torch.float32, layout, frozen=frozen))
 
 
+# With given statistics of the norm those of groups of up to four channels are taken in another way.
 @pytest.mark.parametrize(
-    "frozen", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["batch", "frozen"]
+    ("name", "frozen"),
+    [
+        ("d6", False),
+        ("d4-small", True),
+        pytest.param("d6", True, marks=pytest.mark.slow),
+        pytest.param("d4-small", False, marks=pytest.mark.slow),
+    ],
 )
 @both_layouts
-def test_value_and_gradients_in_pieces(layout: str, frozen: bool, cut: Cut) -> None:
-    cut(6, 36)
-    of_cpu.check(of_cpu.make(SHAPES["d6"], torch.float32, layout, frozen=frozen))
+def test_value_and_gradients_in_pieces(name: str, layout: str, frozen: bool, cut: Cut) -> None:
+    depth, positions = SHAPES[name][2], SHAPES[name][3] * SHAPES[name][4]
+    cut(depth, positions)
+    of_cpu.check(of_cpu.make(SHAPES[name], torch.float32, layout, frozen=frozen))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sgekit.ops.triton_kernels import backward, configuration, forward
+from sgekit.ops.triton_kernels import backward, configuration, forward, statistics
 from sgekit.ops.triton_kernels.configuration import Tile
 
 # Channels and positions: the block outputs of a ResNet-50, a detector's finest map.
@@ -27,8 +28,8 @@ SHAPES = ((256, 3136), (512, 784), (1024, 196), (2048, 49), (256, 67200))
 GROUPS = 64
 NORM = ("means", "norm_mean", "norm_invstd", "norm_weight", "norm_bias")
 MAPS = {"x", "y", "residual", "dy", "dx", "dz"}
-SIZES = {"samples", "groups", "d", "n", "blocks", "chunks", "count"}
-WIDE = {"means", "norm_mean", "norm_invstd"}
+SAMPLES = 256
+WIDE = {"means", "part_means", "norm_mean", "norm_invstd"}
 
 
 class Case(NamedTuple):
@@ -37,6 +38,8 @@ class Case(NamedTuple):
     absent: tuple[str, ...]
     meta: dict[str, Any]
     tile: Tile
+    sizes: dict[str, int]
+    """Whole numbers that it is given: where 16 divides one, or it is 1, the compiler knows it."""
 
 
 def cases(channels: int, n: int, last: bool, itemsize: int) -> Iterator[Case]:
@@ -44,37 +47,55 @@ def cases(channels: int, n: int, last: bool, itemsize: int) -> Iterator[Case]:
     d = channels // GROUPS
     tile = configuration.tile(GROUPS, d, n, last)
     alone = configuration.tile(channels, 1, n, last)
-    near = tile.near(n, itemsize)
+    near, once = tile.near(n, itemsize), tile.chunks(n) == 1
 
-    def meta(of: Tile, **more: Any) -> dict[str, Any]:
-        shape = {"GROUPS": of.groups, "DEPTH": of.depth, "POSITIONS": of.positions}
-        return {"LAST": last, "WIDE": of.wide(channels, n, last), **shape, **more}
+    def case(
+        name: str,
+        kernel: Any,
+        absent: tuple[str, ...] = (),
+        more: dict[str, Any] | None = None,
+        of: Tile = tile,
+    ) -> Case:
+        groups = channels if of is alone else GROUPS
+        sizes = {"samples": SAMPLES, "groups": groups, "n": n, "count": SAMPLES * n}
+        sizes |= {"blocks": of.blocks(groups), "chunks": of.chunks(n)}
+        sizes["positions"] = of.positions
+        meta = {"GROUPS": of.groups, "DEPTH": of.depth, **(more or {})}
+        if name.startswith("finish"):
+            sizes["d"] = d
+        else:
+            meta |= {"d": channels // groups, **of.lies(channels, groups, n, last)}
+        return Case(name, kernel, absent, meta, of, sizes)
 
-    yield Case("moments", forward.moments, (), meta(alone), alone)
-    plain = meta(tile, WHOLE=near, GIVEN=False, RELU=False)
-    yield Case("enhance", forward.enhance, (*NORM, "residual"), plain, tile)
-    with_sum = meta(tile, WHOLE=near, GIVEN=False, RELU=True)
-    yield Case("enhance sum", forward.enhance, NORM, with_sum, tile)
+    yield case("moments", statistics.moments, of=alone)
+    way = {"WHOLE": near, "ONCE": near and once}
+    plain = {**way, "GIVEN": False, "RELU": False}
+    yield case("enhance", forward.enhance, (*NORM, "residual"), plain)
+    with_sum = {**way, "GIVEN": False, "RELU": True}
+    yield case("enhance sum", forward.enhance, NORM, with_sum)
     for given in (True, False) if near else (True,):
-        behind = meta(tile, WHOLE=near, GIVEN=given, RELU=True)
-        yield Case(f"enhance norm {given}", forward.enhance, ("g",), behind, tile)
+        behind = {**way, "GIVEN": given, "RELU": True}
+        yield case(f"enhance norm {given}", forward.enhance, ("g",), behind)
     if not near:
-        yield Case("scores", forward.scores, NORM, meta(tile), tile)
-        yield Case("scores norm", forward.scores, ("g",), meta(tile), tile)
+        summed = configuration.tile(GROUPS, d, n, last, configuration.SUMMED)
+        merged = {"CHUNKS": configuration.together(summed.chunks(n))}
+        if d <= configuration.RELATED:
+            yield case("relations", statistics.relations, of=summed)
+            yield case("merge", statistics.merge, NORM, merged, summed)
+            yield case("merge norm", statistics.merge, ("g",), merged, summed)
+        yield case("scores", statistics.scores, NORM)
+        yield case("scores norm", statistics.scores, ("g",))
     if tile.near(n, 2 * itemsize):
-        yield Case("whole", backward.whole, ("y", "dz"), meta(tile), tile)
-        yield Case("whole sum", backward.whole, (), meta(tile), tile)
+        yield case("whole", backward.whole, ("y", "dz"), {"ONCE": once})
+        yield case("whole sum", backward.whole, (), {"ONCE": once})
     else:
-        yield Case("sums", backward.sums, (*NORM, "y", "dz"), meta(tile), tile)
-        absent = (*NORM, "dnorm_weight", "dnorm_bias")
-        yield Case("apply", backward.apply, absent, meta(tile), tile)
-    yield Case("sums norm", backward.sums, ("g",), meta(tile), tile)
-    yield Case("apply norm", backward.apply, ("g",), meta(tile), tile)
-    frozen = ("g", "dnorm_weight", "dnorm_bias")
-    yield Case("apply frozen", backward.apply, frozen, meta(tile), tile)
-    small = {"GROUPS": tile.groups, "DEPTH": tile.depth}
-    yield Case("finish", backward.finish, (*NORM, "of_norm"), small, tile)
-    yield Case("finish norm", backward.finish, (), small, tile)
+        yield case("sums", backward.sums, (*NORM, "y", "dz"))
+        yield case("apply", backward.apply, (*NORM, "dnorm_weight", "dnorm_bias"))
+    yield case("sums norm", backward.sums, ("g",))
+    yield case("apply norm", backward.apply, ("g",))
+    yield case("apply frozen", backward.apply, ("g", "dnorm_weight", "dnorm_bias"))
+    yield case("finish", backward.finish, (*NORM, "of_norm"))
+    yield case("finish norm", backward.finish)
 
 
 def kind(name: str, case: Case, dtype: str) -> str:
@@ -82,21 +103,23 @@ def kind(name: str, case: Case, dtype: str) -> str:
         return "constexpr"
     if name in MAPS:
         return "*" + dtype
-    if name in SIZES:
-        return "i32"
+    if name in case.sizes:
+        return "constexpr" if case.sizes[name] == 1 else "i32"
     return "fp32" if name == "eps" else "*fp64" if name in WIDE else "*fp32"
 
 
 def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
     names = [parameter.name for parameter in case.kernel.params]
     signature = {name: kind(name, case, dtype) for name in names}
+    given = {**case.sizes, **case.meta}
     constants = {
-        (k,): case.meta.get(name) for k, name in enumerate(names) if signature[name] == "constexpr"
+        (k,): given.get(name) for k, name in enumerate(names) if signature[name] == "constexpr"
     }
     aligned = {
         (k,): [["tt.divisibility", 16]]
         for k, name in enumerate(names)
         if signature[name].startswith("*")
+        or (signature[name] == "i32" and case.sizes[name] % 16 == 0)
     }
     source = ASTSource(case.kernel, signature, constants, aligned)
     target = GPUTarget("cuda", capability, 32)
@@ -105,22 +128,28 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        report = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        report, code = (
+            subprocess.run(
+                [str(tool), option, file.name], capture_output=True, text=True, check=True
+            ).stdout
+            for option in ("--dump-resource-usage", "-sass")
+        )
     found = re.search(r"REG:(\d+) STACK:(\d+)", report)
     assert found is not None, report
     registers, stack = map(int, found.groups())
+    instructions = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)", code)
+    tile = case.tile
     return {
         "kernel": case.name,
-        "tile": list(case.tile),
+        "tile": list(case.tile[:3]),
         "warps": case.tile.warps,
         "registers": registers,
         "stack": stack,
         "shared": binary.metadata.shared,
+        "instructions": len(instructions),
+        "numbers": tile.groups * tile.depth * tile.positions // (32 * tile.warps),
+        "loads": Counter(i for i in instructions if i.startswith("LDG")),
+        "stores": Counter(i for i in instructions if i.startswith("STG")),
     }
 
 

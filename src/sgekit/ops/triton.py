@@ -1,18 +1,13 @@
 """Fused kernels for GPUs, in Triton: the counterpart of `cpu`.
 
-A group that the caches hold is read from memory once and written once; a larger one is read three
-times in forward: for the means of its channels, for the deviation, and to write. The kernels
+A group that the caches hold is read from memory once and written once; a larger one is read twice
+in forward, for its statistics and to write, or three times if it has many channels. The kernels
 are in triton_kernels. With TRITON_INTERPRET=1 set before Triton is imported they take CPU
 tensors too, slowly, so that anyone can check them.
 """
 
-import contextlib
-import functools
 import importlib.util
-import math
-import os
 import warnings
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +16,8 @@ from sgekit.ops import eager
 from sgekit.ops.library import Call
 from sgekit.ops.reference import output_dtype
 from sgekit.ops.triton_kernels import configuration
-from sgekit.ops.triton_kernels.configuration import Tile
+from sgekit.ops.triton_maps import Maps, floats, interpreted, launch
+from sgekit.ops.triton_statistics import NO_NORM, Norm, statistics_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cuda", "xpu")
@@ -87,7 +83,7 @@ def trial(device: torch.device) -> str | None:
     """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         made = torch.Generator().manual_seed(0)
-        x, dy = (torch.randn(2, 32, 9, 7, generator=made).to(device) for _ in range(2))
+        x, dy = (torch.randn(2, 16, 8, 8, generator=made).to(device) for _ in range(2))
         weight, bias = (torch.randn(4, generator=made).to(device) for _ in range(2))
         given = weight, bias, x, 1e-5, 1, "relu"
         plain = eager.forward(x, *given)
@@ -95,99 +91,20 @@ def trial(device: torch.device) -> str | None:
         try:
             y, g, mean, std = forward(x, *given)
             back = backward(dy, x, weight, bias, g, mean, std, plain[0], 1e-5, 1)
+            in_chunks = [torch.empty_like(t) for t in (g, mean, std)]
+            maps = Maps.of(x, 1)
+            tile = configuration.tile(4, 4, maps.n, maps.last)
+            statistics_of(
+                maps.readable(x), maps, tile, in_chunks[0], None, in_chunks[1], in_chunks[2], None
+            )
         except Exception as error:  # whatever a compiler, its absence or a driver may raise
             return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        names = ("y", "g", "mean", "std", "dx", "dz", "dweight", "dbias")
-        found = y, g, mean, std, *back
-        for name, ours, theirs in zip(names, found, wanted, strict=True):
+        names = ("y", "g", "mean", "std", "dx", "dz", "dweight", "dbias", "g", "mean", "std")
+        found = y, g, mean, std, *back, *in_chunks
+        for name, ours, theirs in zip(names, found, (*wanted, *plain[1:]), strict=True):
             if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
                 return f"wrong numbers in {name}"
     return None
-
-
-@functools.cache
-def interpreted() -> bool:
-    """Whether the kernels run in Triton's interpreter, as they do if it was asked for in time."""
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        return False
-    from triton.runtime.interpreter import InterpretedFunction
-
-    from sgekit.ops.triton_kernels import forward as kernels
-
-    return isinstance(kernels.enhance, InterpretedFunction)
-
-
-class Maps(NamedTuple):
-    """How the kernels see maps of one shape."""
-
-    samples: int
-    channels: int
-    n: int
-    axis: int
-    """That of the channels."""
-    last: bool
-    """Whether they are adjacent in memory."""
-
-    @classmethod
-    def of(cls, x: Tensor, channel_dim: int) -> "Maps":
-        """As x lies; where that is in neither way, as `(B, C, n)`."""
-        moved = x.movedim(channel_dim, 1)
-        last = not moved.is_contiguous() and moved.movedim(1, -1).is_contiguous()
-        samples, channels, *spatial = moved.shape
-        return cls(samples, channels, math.prod(spatial), channel_dim % x.dim(), last)
-
-    def _ordered(self, x: Tensor) -> Tensor:
-        """x with its axes in the order in which the kernels go over memory."""
-        moved = x.movedim(self.axis, 1)
-        return moved.movedim(1, -1) if self.last else moved
-
-    def _flat(self, ordered: Tensor) -> Tensor:
-        return ordered.flatten(1, -2) if self.last else ordered.flatten(2)
-
-    def readable(self, x: Tensor) -> Tensor:
-        """x as `(B, C, n)` or `(B, n, C)`, a copy where it lies in another way."""
-        return self._flat(self._ordered(x).contiguous())
-
-    def writable(self, y: Tensor) -> Tensor:
-        """The map that the kernels write for y: y itself, or what `settle` copies into it."""
-        ordered = self._ordered(y)
-        if ordered.is_contiguous():
-            return self._flat(ordered)
-        return self._flat(torch.empty(ordered.shape, dtype=y.dtype, device=y.device))
-
-    def settle(self, y: Tensor, written: Tensor) -> Tensor:
-        """y with what the kernels wrote."""
-        ordered = self._ordered(y)
-        if not ordered.is_contiguous():
-            ordered.copy_(written.view(ordered.shape))
-        return y
-
-    def lies(self, tile: Tile) -> dict[str, Any]:
-        """What every kernel on tiles of these maps is compiled for."""
-        wide = tile.wide(self.channels, self.n, self.last)
-        return {"LAST": self.last, "WIDE": wide, "POSITIONS": tile.positions}
-
-
-def launch(
-    kernel: Any, tile: Tile, maps: Maps, groups: int, *args: Any, programs: int, **meta: Any
-) -> None:
-    """Run a kernel, on the device of its tensors, with a program for each block of groups of
-    each sample, so many times."""
-    grid = (maps.samples * tile.blocks(groups) * programs,)
-    if not interpreted():
-        kernel = torch.library.wrap_triton(kernel)  # itself, but for in a graph
-    with _on(args[0].device):
-        kernel[grid](*args, **meta, GROUPS=tile.groups, DEPTH=tile.depth, num_warps=tile.warps)
-
-
-def _on(device: torch.device) -> Any:
-    if device.type != "cuda" or torch.cuda.device_count() < 2:
-        return contextlib.nullcontext()
-    return torch.cuda.device(device)
-
-
-def _float(like: Tensor, *sizes: int) -> Tensor:
-    return torch.empty(sizes, dtype=torch.float32, device=like.device)
 
 
 def forward(
@@ -209,7 +126,7 @@ def forward_into(
     samples, channels, groups = x.shape[0], x.shape[channel_dim], weight.shape[0]
     d = channels // groups
     g, mean, std = (
-        _float(x, samples, groups, d), _float(x, samples, groups), _float(x, samples, groups)
+        floats(x, samples, groups, d), floats(x, samples, groups), floats(x, samples, groups)
     )  # fmt: skip
     if x.numel() == 0:
         return g.zero_(), mean.zero_(), std.zero_()
@@ -220,13 +137,12 @@ def forward_into(
     tile = configuration.tile(groups, d, maps.n, maps.last)
     chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
     if not whole:
-        g.copy_(means_of(xs, maps)[0].view(g.shape))
-        mean, std = scores_of(xs, maps, groups, tile, g, None, None)
+        statistics_of(xs, maps, tile, g, None, mean, std, None)
     launch(
         kernels.enhance, tile, maps, groups, xs, written, kept, weight.contiguous(),
         bias.contiguous(), g, mean, std, *(None,) * 5, groups, d, maps.n, tile.blocks(groups),
-        chunks, eps, WHOLE=whole, GIVEN=False, RELU=activation == "relu", **maps.lies(tile),
-        programs=1 if whole else chunks,
+        chunks, eps, WHOLE=whole, ONCE=whole and chunks == 1, GIVEN=False,
+        RELU=activation == "relu", **maps.lies(tile, groups), programs=1 if whole else chunks,
     )  # fmt: skip
     maps.settle(y, written)
     return g, mean, std
@@ -260,7 +176,8 @@ def backward(
         launch(
             kernels.whole, tile, maps, groups, dy, x, after, weight, bias, g, mean, std,
             dx_written, to_dz, dweight, dbias, groups, d, maps.n, tile.blocks(groups),
-            tile.chunks(maps.n), eps, **maps.lies(tile), programs=1,
+            tile.chunks(maps.n), eps, ONCE=tile.chunks(maps.n) == 1, **maps.lies(tile, groups),
+            programs=1,
         )  # fmt: skip
     else:
         in_parts(
@@ -271,67 +188,6 @@ def backward(
     if y is not None:
         maps.settle(dz, dz_written)
     return dx, dz, dweight, dbias
-
-
-class Norm(NamedTuple):
-    """A norm's numbers a channel: mean and 1 / deviation in float64, weight and bias."""
-
-    mean: Tensor
-    invstd: Tensor
-    weight: Tensor | None
-    bias: Tensor | None
-
-
-NO_NORM = (None,) * 4
-
-
-def means_of(x: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
-    """Mean, float64, and sum of squared deviations of each sample's channels, `(B, C)`."""
-    from sgekit.ops.triton_kernels import forward as kernels
-
-    channels, n = maps.channels, maps.n
-    # A channel is a group of its own here.
-    tile = configuration.tile(channels, 1, n, maps.last)
-    chunks = tile.chunks(n)
-    sizes = chunks, maps.samples, channels
-    means = torch.empty(sizes, dtype=torch.float64, device=x.device)
-    squares = _float(x, *sizes)
-    launch(
-        kernels.moments, tile, maps, channels, x, means, squares, maps.samples, channels, 1, n,
-        tile.blocks(channels), chunks, **maps.lies(tile), programs=chunks,
-    )  # fmt: skip
-    return _merged(means, squares, n, tile.positions)
-
-
-def scores_of(
-    x: Tensor, maps: Maps, groups: int, tile: Tile, g: Tensor | None, means: Tensor | None,
-    norm: Norm | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Mean and deviation of the likeness c, `(B, G)`."""
-    from sgekit.ops.triton_kernels import forward as kernels
-
-    n, chunks = maps.n, tile.chunks(maps.n)
-    means_of_c, squares_of_c = (_float(x, chunks, maps.samples, groups) for _ in range(2))
-    launch(
-        kernels.scores, tile, maps, groups, x, g, means, *(norm or NO_NORM), means_of_c,
-        squares_of_c, maps.samples, groups, maps.channels // groups, n, tile.blocks(groups), chunks,
-        **maps.lies(tile), programs=chunks,
-    )  # fmt: skip
-    mean, squares = _merged(means_of_c, squares_of_c, n, tile.positions)
-    return mean.float(), (squares.double() / max(n - 1, 1)).sqrt_().float()
-
-
-def _merged(means: Tensor, squares: Tensor, n: int, positions: int) -> tuple[Tensor, Tensor]:
-    """Chan's merge over the first axis, of chunks of so many positions and a last of the rest."""
-    chunks = means.shape[0]
-    if chunks == 1:
-        return means[0], squares[0]
-    counts = torch.full((chunks, 1, 1), float(positions), dtype=torch.float64, device=means.device)
-    counts[-1] = n - (chunks - 1) * positions
-    wide = means.double()
-    mean = (wide * counts).sum(0) / n
-    between = ((wide - mean).square_() * counts).sum(0)
-    return mean, squares.double().sum(0) + between
 
 
 def in_parts(
@@ -351,12 +207,12 @@ def in_parts(
     d = maps.channels // groups
     tile = configuration.tile(groups, d, n, maps.last)
     blocks, chunks = tile.blocks(groups), tile.chunks(n)
-    of_groups = _float(x, 2, chunks, samples, groups)
-    of_channels = _float(x, 2 if norm is None else 4, chunks, samples, maps.channels)
-    h = _float(x, samples, maps.channels)
-    of_norm = None if norm is None else _float(x, 2, samples, maps.channels)
+    of_groups = floats(x, 2, chunks, samples, groups)
+    of_channels = floats(x, 2 if norm is None else 4, chunks, samples, maps.channels)
+    h = floats(x, samples, maps.channels)
+    of_norm = None if norm is None else floats(x, 2, samples, maps.channels)
     with_norm = (means, *(norm or NO_NORM))
-    lies = maps.lies(tile)
+    lies = maps.lies(tile, groups)
     launch(
         kernels.sums, tile, maps, groups, dy, x, y, weight, bias, g, mean, std, *with_norm, dz,
         of_groups, of_channels, samples, groups, d, n, blocks, chunks, eps, **lies,

@@ -10,6 +10,7 @@ import triton.language as tl
 
 from sgekit.ops.triton_kernels.tiles import (
     affine,
+    aligned,
     arrives,
     channels_of,
     features,
@@ -18,22 +19,29 @@ from sgekit.ops.triton_kernels.tiles import (
     likeness,
     numbers_of,
     offsets,
+    positions_of,
     program,
     read,
     slopes,
     start,
     within,
+    write,
 )
 
 
 @triton.jit
 def whole(
-    dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d, n, blocks, chunks,
-    eps, LAST: tl.constexpr, WIDE: tl.constexpr,
+    dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d: tl.constexpr, n,
+    blocks, chunks, eps, ONCE: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """dx, dz where there is a y, and the parameters' gradients of each sample."""
-    sample, block, _ = program(blocks, 1, LAST)
+    """dx, dz where there is a y, and the parameters' gradients of each sample.
+
+    ONCE: the groups are one chunk, which stays on the chip.
+    """
+    n = aligned(n, ALIGN)
+    sample, block, _ = program(blocks, 1, LAST, False)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     group, there = groups_of(block, groups, GROUPS)
@@ -46,21 +54,39 @@ def whole(
     of_weight = tl.zeros([GROUPS, POSITIONS], tl.float32)
     da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
     t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
-    for chunk in range(chunks):
-        inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
-        base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-        xs = read(x + base, at, inside)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
-        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
+    if ONCE:
+        inside = within(block, 0, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+        valid, _ = positions_of(0, n, POSITIONS)
+        base = start(sample, block, 0, groups, d, n, LAST, GROUPS, POSITIONS)
+        xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
         if y is not None:
-            source = arrives(dy + base, y + base, at, inside)
+            source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
         else:
-            source = read(dy + base, at, inside)
+            source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+        rest = xs - descriptor[:, :, None]
+        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
         da = tl.sum(source * xs, 1) * s * (1 - s)
         of_bias += da
         of_weight += da * t
         da_rest += tl.sum(rest * da[:, None, :], 2)
         t_rest += tl.sum(rest * t[:, None, :], 2)
+    else:
+        for chunk in range(chunks):
+            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+            valid, _ = positions_of(chunk, n, POSITIONS)
+            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+            xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            rest = xs - descriptor[:, :, None]
+            t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
+            if y is not None:
+                source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            else:
+                source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            da = tl.sum(source * xs, 1) * s * (1 - s)
+            of_bias += da
+            of_weight += da * t
+            da_rest += tl.sum(rest * da[:, None, :], 2)
+            t_rest += tl.sum(rest * t[:, None, :], 2)
     sum_da = tl.sum(of_bias, 1)
     sum_da_t = tl.sum(of_weight, 1)
     tl.store(dbias + to, sum_da, mask=there)
@@ -70,28 +96,31 @@ def whole(
     # The sum of `rest` over positions is 0, so that the mean of da takes no part.
     h = slope[:, None] * (da_rest - kappa[:, None] * t_rest) / n
 
-    for chunk in range(chunks):
-        inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
-        base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-        xs = read(x + base, at, inside)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
-        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps)
+    for chunk in range(1 if ONCE else chunks):
+        if not ONCE:
+            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+            valid, _ = positions_of(chunk, n, POSITIONS)
+            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+            xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            rest = xs - descriptor[:, :, None]
+            t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
+            if y is not None:
+                source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            else:
+                source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+            da = tl.sum(source * xs, 1) * s * (1 - s)
         if y is not None:
-            source = arrives(dy + base, y + base, at, inside)
-            tl.store(dz + base + at, source.to(dz.dtype.element_ty), mask=inside)
-        else:
-            source = read(dy + base, at, inside)
-        da = tl.sum(source * xs, 1) * s * (1 - s)
+            write(dz + base, at, inside, source, GROUPS, DEPTH, POSITIONS)
         dc = slope[:, None] * ((da - of_mean[:, None]) - kappa[:, None] * t)
         out = source * s[:, None, :] + dc[:, None, :] * descriptor[:, :, None] + h[:, :, None]
-        tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)
+        write(dx + base, at, inside, out, GROUPS, DEPTH, POSITIONS)
 
 
 @triton.jit
 def sums(
     dy, x, y, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
-    dz, of_groups, of_channels, samples, groups, d, n, blocks, chunks, eps,
-    LAST: tl.constexpr, WIDE: tl.constexpr,
+    dz, of_groups, of_channels, samples, groups, d: tl.constexpr, n, blocks, chunks, eps,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """dz where there is a y, and for each chunk what `finish` adds up.
@@ -100,9 +129,11 @@ def sums(
     norm, 4, chunks, B, C): those of da * r, t * r, dz * s and dz * s * r, with r = x less its
     sample's mean.
     """
-    sample, block, chunk = program(blocks, chunks, LAST)
+    n = aligned(n, ALIGN)
+    sample, block, chunk = program(blocks, chunks, LAST, False)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
-    inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+    inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+    valid, _ = positions_of(chunk, n, POSITIONS)
     base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     group, there = groups_of(block, groups, GROUPS)
@@ -111,15 +142,15 @@ def sums(
     w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
 
     if y is not None:
-        source = arrives(dy + base, y + base, at, inside)
-        tl.store(dz + base + at, source.to(dz.dtype.element_ty), mask=inside)
+        source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
+        write(dz + base, at, inside, source, GROUPS, DEPTH, POSITIONS)
     else:
-        source = read(dy + base, at, inside)
-    xs = read(x + base, at, inside)
+        source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+    xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
     rest, c, z, scale, descriptor, away = features(
-        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+        xs, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
     )
-    t, s = gate(c, middle, spread, w, b, eps)
+    t, s = gate(c, middle, spread, w, b, eps, valid)
     da = tl.sum(source * z, 1) * s * (1 - s)
 
     part = (chunk * samples + sample).to(tl.int64)
@@ -148,7 +179,7 @@ def finish(
     With a norm also `of_norm` (2, B, C): each sample's part of the gradients of its bias and,
     but for its 1 / deviation, of its weight.
     """
-    sample, block, _ = program(blocks, 1, False)
+    sample, block, _ = program(blocks, 1, False, False)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     group, there = groups_of(block, groups, GROUPS)
     plane = tl.cast(chunks, tl.int64) * samples * groups
@@ -197,8 +228,9 @@ def finish(
 @triton.jit
 def apply(
     dz, x, weight, bias, g, mean, std, dweight, dbias, h, means, norm_mean, norm_invstd,
-    norm_weight, norm_bias, dnorm_weight, dnorm_bias, dx, groups, d, n, blocks, chunks, count,
-    eps, LAST: tl.constexpr, WIDE: tl.constexpr,
+    norm_weight, norm_bias, dnorm_weight, dnorm_bias, dx, groups, d: tl.constexpr, n, blocks,
+    chunks, count, eps,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """dx from dz, x and what `finish` left.
@@ -206,9 +238,11 @@ def apply(
     `dnorm_weight` and `dnorm_bias`, where given, are the norm's gradients over the batch, whose
     `count` numbers a channel its statistics were taken from.
     """
-    sample, block, chunk = program(blocks, chunks, LAST)
+    n = aligned(n, ALIGN)
+    sample, block, chunk = program(blocks, chunks, LAST, True)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
-    inside = within(block, chunk, groups, d, n, GROUPS, DEPTH, POSITIONS)
+    inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+    valid, _ = positions_of(chunk, n, POSITIONS)
     base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
     channel, present = channels_of(block, groups, d, GROUPS, DEPTH)
     group, there = groups_of(block, groups, GROUPS)
@@ -219,12 +253,12 @@ def apply(
     of_mean = tl.load(dbias + to, mask=there, other=0.0) / n
     shift = tl.load(h + row, mask=present, other=0.0)
 
-    source = read(dz + base, at, inside)
-    xs = read(x + base, at, inside)
+    source = read(dz + base, at, inside, GROUPS, DEPTH, POSITIONS)
+    xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
     rest, c, z, scale, descriptor, away = features(
-        xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
+        xs, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
     )
-    t, s = gate(c, middle, spread, w, b, eps)
+    t, s = gate(c, middle, spread, w, b, eps, valid)
     da = tl.sum(source * z, 1) * s * (1 - s)
     kappa, slope = slopes(of_weight, w, spread, n, eps)
     dc = slope[:, None] * ((da - of_mean[:, None]) - kappa[:, None] * t)
@@ -237,4 +271,4 @@ def apply(
             offset += of_norm * away
             out -= offset[:, :, None] + of_norm[:, :, None] * rest
         out *= scale[:, :, None]
-    tl.store(dx + base + at, out.to(dx.dtype.element_ty), mask=inside)
+    write(dx + base, at, inside, out, GROUPS, DEPTH, POSITIONS)

@@ -1,8 +1,9 @@
 """What the kernels share: where a tile lies, and the equations on a tile.
 
-A tile has the axes group, channel of the group, position. `groups`, `d` and `n` are a map's;
-GROUPS, DEPTH and POSITIONS, powers of two, are the tile's. What a tile has beyond its map is
-masked and counts as 0.
+A tile has the axes group, channel of the group, position; in memory the first two are one, so that
+a thread reads neighbours of both at once. `groups`, `d` and `n` are a map's; GROUPS, DEPTH and
+POSITIONS, powers of two, are the tile's. What a tile has beyond its map is masked and counts as 0;
+EXACT says that only positions are. ALIGN divides n.
 """
 
 import triton
@@ -10,25 +11,37 @@ import triton.language as tl
 
 
 @triton.jit
-def program(blocks, chunks, LAST: tl.constexpr):
+def program(blocks, chunks, LAST: tl.constexpr, LATEST: tl.constexpr):
     """Sample, block of groups and chunk of positions of this program.
 
-    Neighbours in memory are neighbours in time.
+    Neighbours in memory are neighbours in time. LATEST: from the end on, so that a second reading
+    begins with what the first read last, which the cache still holds.
     """
     pid = tl.program_id(0)
+    if LATEST:
+        pid = tl.num_programs(0) - 1 - pid
     if LAST:
         return pid // (blocks * chunks), pid % blocks, pid // blocks % chunks
     return pid // (blocks * chunks), pid // chunks % blocks, pid % chunks
 
 
 @triton.jit
+def aligned(n, ALIGN: tl.constexpr):
+    """n, of which the compiler then knows what divides it: loads are as wide as that allows."""
+    return n // ALIGN * ALIGN
+
+
+@triton.jit
 def offsets(
-    groups, d, n, LAST: tl.constexpr, WIDE: tl.constexpr,
+    groups, d: tl.constexpr, n, LAST: tl.constexpr, WIDE: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """Where the numbers of a tile lie from its first; WIDE where 32 bits don't hold that."""
-    channel = tl.arange(0, GROUPS)[:, None, None] * d + tl.arange(0, DEPTH)[None, :, None]
-    position = tl.arange(0, POSITIONS)[None, None, :]
+    """Where the numbers of a tile lie from its first, [GROUPS * DEPTH, POSITIONS]; WIDE where 32
+    bits don't hold that."""
+    channel = tl.arange(0, GROUPS * DEPTH)[:, None]
+    if d != DEPTH:
+        channel = channel // DEPTH * d + channel % DEPTH
+    position = tl.arange(0, POSITIONS)[None, :]
     if LAST:
         if WIDE:
             position = position.to(tl.int64)
@@ -54,20 +67,32 @@ def start(
 
 @triton.jit
 def within(
-    block, chunk, groups, d, n,
+    block, chunk, groups, d: tl.constexpr, n, EXACT: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """Which numbers of a tile its map has."""
-    group = block * GROUPS + tl.arange(0, GROUPS)[:, None, None]
-    row = tl.arange(0, DEPTH)[None, :, None]
-    position = chunk * POSITIONS + tl.arange(0, POSITIONS)[None, None, :]
-    return (group < groups) & (row < d) & (position < n)
+    """Which numbers of a tile its map has, as they lie in memory."""
+    inside = (chunk * POSITIONS + tl.arange(0, POSITIONS) < n)[None, :]
+    if not EXACT:
+        channel = tl.arange(0, GROUPS * DEPTH)[:, None]
+        there = (block * GROUPS + channel // DEPTH < groups) & (channel % DEPTH < d)
+        inside = there & inside
+    return inside
 
 
 @triton.jit
-def read(pointer, at, inside):
+def read(pointer, at, inside, GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr):
     """A tile in float32."""
-    return tl.load(pointer + at, mask=inside, other=0.0).to(tl.float32)
+    found = tl.load(pointer + at, mask=inside, other=0.0)
+    return tl.reshape(found, [GROUPS, DEPTH, POSITIONS]).to(tl.float32)
+
+
+@triton.jit
+def write(
+    pointer, at, inside, tile, GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr
+):
+    """A tile in the type of the map."""
+    flat = tl.reshape(tile.to(pointer.dtype.element_ty), [GROUPS * DEPTH, POSITIONS])
+    tl.store(pointer + at, flat, mask=inside)
 
 
 @triton.jit
@@ -102,8 +127,8 @@ def snapped(mean, x, channel, present, sample, groups, d, n, LAST: tl.constexpr)
     else:
         first = base + channel.to(tl.int64) * n
         last = first + (n - 1)
-    one = read(x, first, present)
-    other = read(x, last, present)
+    one = tl.load(x + first, mask=present, other=0.0).to(tl.float32)
+    other = tl.load(x + last, mask=present, other=0.0).to(tl.float32)
     near = tl.abs(one - mean) <= 9.6e-7 * tl.abs(one)  # 8 units of the last place
     return tl.where(near & (one == other), one, mean)
 
@@ -134,9 +159,9 @@ def affine(norm_mean, norm_invstd, norm_weight, norm_bias, means, channel, prese
 
 
 @triton.jit
-def centred(xs, high, low, inside):
-    """x less its sample's mean, which comes in two parts."""
-    return tl.where(inside, (xs - high[:, :, None]) - low[:, :, None], 0.0)
+def centred(xs, high, low):
+    """x less its sample's mean, which comes in two parts; anything at positions beyond the map."""
+    return (xs - high[:, :, None]) - low[:, :, None]
 
 
 @triton.jit
@@ -146,9 +171,7 @@ def likeness(rest, g):
 
 
 @triton.jit
-def features(
-    xs, inside, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present
-):
+def features(xs, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, channel, present):
     """Of a tile: x less its sample's mean, the likeness c, and z, which the gate multiplies.
 
     Then, of each channel, the norm's scale, the mean of z, and how far the mean of x is from
@@ -160,12 +183,12 @@ def features(
         scale, descriptor, away = affine(
             norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
         )
-        rest = centred(xs, high, low, inside)
+        rest = centred(xs, high, low)
         c = likeness(rest, scale * descriptor)
         z = rest * scale[:, :, None] + descriptor[:, :, None]
     else:
         descriptor = tl.load(g + row, mask=present, other=0.0)
-        rest = tl.where(inside, xs - descriptor[:, :, None], 0.0)
+        rest = xs - descriptor[:, :, None]
         c = likeness(rest, descriptor)
         z = xs
         scale = descriptor
@@ -183,18 +206,19 @@ def numbers_of(weight, bias, mean, std, group, to, there):
 
 
 @triton.jit
-def gate(c, mean, std, weight, bias, eps):
-    """Equations 3 and 4: the normalised likeness and its gate."""
-    t = (c - mean[:, None]) / (std + eps)[:, None]
+def gate(c, mean, std, weight, bias, eps, valid):
+    """Equations 3 and 4: the normalised likeness, 0 beyond the map, and its gate."""
+    scale = 1.0 / (std + eps)
+    t = tl.where(valid, (c - mean[:, None]) * scale[:, None], 0.0)
     return t, tl.sigmoid(weight[:, None] * t + bias[:, None])
 
 
 @triton.jit
-def arrives(dy, y, at, inside):
+def arrives(dy, y, at, inside, GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr):
     """What arrives before the ReLU, or dy itself where there is no y."""
-    dz = read(dy, at, inside)
+    dz = read(dy, at, inside, GROUPS, DEPTH, POSITIONS)
     if y is not None:
-        dz = tl.where(tl.load(y + at, mask=inside, other=0.0) <= 0, 0.0, dz)
+        dz = tl.where(read(y, at, inside, GROUPS, DEPTH, POSITIONS) <= 0, 0.0, dz)
     return dz
 
 

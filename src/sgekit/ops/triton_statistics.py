@@ -1,0 +1,106 @@
+"""Statistics of maps too large for one program, for `triton` and `triton_tail`."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sgekit.ops.triton_kernels import configuration
+from sgekit.ops.triton_kernels.configuration import Tile
+from sgekit.ops.triton_maps import Maps, floats, launch, run
+
+
+class Norm(NamedTuple):
+    """A norm's numbers a channel: mean and 1 / deviation in float64, weight and bias."""
+
+    mean: Tensor
+    invstd: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
+
+NO_NORM = (None,) * 4
+
+
+def means_of(x: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
+    """Mean, float64, and sum of squared deviations of each sample's channels, `(B, C)`."""
+    from sgekit.ops.triton_kernels import statistics as kernels
+
+    channels, n = maps.channels, maps.n
+    # A channel is a group of its own here.
+    tile = configuration.tile(channels, 1, n, maps.last)
+    chunks = tile.chunks(n)
+    sizes = chunks, maps.samples, channels
+    means = torch.empty(sizes, dtype=torch.float64, device=x.device)
+    squares = floats(x, *sizes)
+    launch(
+        kernels.moments, tile, maps, channels, x, means, squares, maps.samples, channels, 1, n,
+        tile.blocks(channels), chunks, **maps.lies(tile, channels), programs=chunks,
+    )  # fmt: skip
+    return _merged(means, squares, n, tile.positions)
+
+
+def statistics_of(
+    x: Tensor, maps: Maps, tile: Tile, g: Tensor | None, means: Tensor | None, mean: Tensor,
+    std: Tensor, norm: Norm | None,
+) -> None:  # fmt: skip
+    """Write g `(B, G, d)` or, with a norm, `means` `(B, C)`, and the likeness's mean and deviation
+    `(B, G)`."""
+    from sgekit.ops.triton_kernels import statistics as kernels
+
+    groups, channels, n = mean.shape[1], maps.channels, maps.n
+    d = channels // groups
+    if d > configuration.RELATED:
+        found = means_of(x, maps)[0]
+        for to in (g, means):
+            if to is not None:
+                to.copy_(found.view(to.shape))
+        scores = scores_of(x, maps, groups, tile, g, means, norm)
+        mean.copy_(scores[0])
+        std.copy_(scores[1])
+        return
+    tile = configuration.tile(groups, d, n, maps.last, configuration.SUMMED)
+    chunks = tile.chunks(n)
+    sizes = chunks, maps.samples, channels
+    part_means = torch.empty(sizes, dtype=torch.float64, device=x.device)
+    products = floats(x, *sizes, d)
+    launch(
+        kernels.relations, tile, maps, groups, x, part_means, products, maps.samples, groups, d, n,
+        tile.blocks(groups), chunks, **maps.lies(tile, groups), programs=chunks,
+    )  # fmt: skip
+    run(
+        kernels.merge, maps.samples * groups, part_means, products, *(norm or NO_NORM), g, means,
+        mean, std, maps.samples, groups, d, n, chunks, tile.positions, DEPTH=tile.depth,
+        CHUNKS=configuration.together(chunks),
+    )  # fmt: skip
+
+
+def scores_of(
+    x: Tensor, maps: Maps, groups: int, tile: Tile, g: Tensor | None, means: Tensor | None,
+    norm: Norm | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Mean and deviation of the likeness c, `(B, G)`."""
+    from sgekit.ops.triton_kernels import statistics as kernels
+
+    n, chunks = maps.n, tile.chunks(maps.n)
+    means_of_c, squares_of_c = (floats(x, chunks, maps.samples, groups) for _ in range(2))
+    launch(
+        kernels.scores, tile, maps, groups, x, g, means, *(norm or NO_NORM), means_of_c,
+        squares_of_c, maps.samples, groups, maps.channels // groups, n, tile.blocks(groups), chunks,
+        **maps.lies(tile, groups), programs=chunks,
+    )  # fmt: skip
+    mean, squares = _merged(means_of_c, squares_of_c, n, tile.positions)
+    return mean.float(), (squares.double() / max(n - 1, 1)).sqrt_().float()
+
+
+def _merged(means: Tensor, squares: Tensor, n: int, positions: int) -> tuple[Tensor, Tensor]:
+    """Chan's merge over the first axis, of chunks of so many positions and a last of the rest."""
+    chunks = means.shape[0]
+    if chunks == 1:
+        return means[0], squares[0]
+    counts = torch.full((chunks, 1, 1), float(positions), dtype=torch.float64, device=means.device)
+    counts[-1] = n - (chunks - 1) * positions
+    wide = means.double()
+    mean = (wide * counts).sum(0) / n
+    between = ((wide - mean).square_() * counts).sum(0)
+    return mean, squares.double().sum(0) + between
