@@ -78,7 +78,7 @@ SERIES = {
          "none,sge(groups=64),sge(groups=64,preserve=true),sge(groups=64,normalize=false),"
          "sge(groups=16),sge(groups=8)"),
         scenes=("--seed", "1"),
-        seeds="10,11,12,13,14",
+        seeds="10,11,12,13",
     ),
     "scenes-preserved": Series(
         "Starting as the plain network?",

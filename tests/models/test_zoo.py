@@ -23,7 +23,8 @@ def parameters(model: nn.Module) -> int:
         ("sge_resnet50", 25_559_080),
         ("resnet101", 44_549_160),
         ("sge_resnet101", 44_553_384),
-        ("sge_resnet18", 11_689_512 + 8 * 128),
+        # 16 groups in each of 8 blocks: four channels a group in the first stage.
+        ("sge_resnet18", 11_689_512 + 8 * 32),
         # The usual networks for CIFAR have 11,173,962 and 23,520,842 with 10 classes.
         ("resnet18_cifar", 11_173_962 + 990 * 513),
         ("resnet50_cifar", 23_520_842 + 990 * 2049),
@@ -32,6 +33,17 @@ def parameters(model: nn.Module) -> int:
 def test_parameters(name: str, count: int) -> None:
     with torch.device("meta"):
         assert parameters(timm.create_model(name)) == count
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_default_groups_leave_four_channels_each(name: str) -> None:
+    with torch.device("meta"):
+        layers = [
+            m for m in timm.create_model(f"sge_{name}").modules()
+            if isinstance(m, SpatialGroupEnhance)
+        ]  # fmt: skip
+    narrowest = min(layer.channels for layer in layers)
+    assert {layer.groups for layer in layers} == {min(64, narrowest // 4)}
 
 
 _DEEP = ("101", "152")

@@ -77,7 +77,6 @@ def test_value_and_gradients(shape: tuple[int, ...], layout: str, frozen: bool) 
     of_cpu.check(of_cpu.make(shape, torch.float32, layout, frozen=frozen))
 
 
-# With given statistics of the norm those of groups of up to four channels are taken in another way.
 @pytest.mark.parametrize(
     ("name", "frozen"),
     [

@@ -23,13 +23,16 @@ from triton.compiler import ASTSource
 from sgekit.ops.triton_kernels import backward, configuration, forward, statistics
 from sgekit.ops.triton_kernels.configuration import Tile
 
-# Channels and positions: the block outputs of a ResNet-50, a detector's finest map.
-SHAPES = ((256, 3136), (512, 784), (1024, 196), (2048, 49), (256, 67200))
-GROUPS = 64
+# Channels, positions and groups: the block outputs of a ResNet-50, a detector's finest map; then
+# numbers that no power of two divides as well, and few channels a group.
+SHAPES = (
+    (256, 3136, 64), (512, 784, 64), (1024, 196, 64), (2048, 49, 64), (256, 67200, 64),
+    (320, 784, 64), (72, 3136, 24), (20, 784, 20), (64, 3136, 16),
+)  # fmt: skip
 NORM = ("means", "norm_mean", "norm_invstd", "norm_weight", "norm_bias")
 MAPS = {"x", "y", "residual", "dy", "dx", "dz"}
 SAMPLES = 256
-WIDE = {"means", "part_means", "norm_mean", "norm_invstd"}
+WIDE = {"means", "norm_mean", "norm_invstd"}
 
 
 class Case(NamedTuple):
@@ -42,10 +45,10 @@ class Case(NamedTuple):
     """Whole numbers that it is given: where 16 divides one, or it is 1, the compiler knows it."""
 
 
-def cases(channels: int, n: int, last: bool, itemsize: int) -> Iterator[Case]:
+def cases(channels: int, n: int, total: int, last: bool, itemsize: int) -> Iterator[Case]:
     """Every kernel that maps of this shape take, each with and without what is optional."""
-    d = channels // GROUPS
-    tile = configuration.tile(GROUPS, d, n, last)
+    d = channels // total
+    tile = configuration.tile(total, d, n, last)
     alone = configuration.tile(channels, 1, n, last)
     near, once = tile.near(n, itemsize), tile.chunks(n) == 1
 
@@ -56,10 +59,9 @@ def cases(channels: int, n: int, last: bool, itemsize: int) -> Iterator[Case]:
         more: dict[str, Any] | None = None,
         of: Tile = tile,
     ) -> Case:
-        groups = channels if of is alone else GROUPS
+        groups = channels if of is alone else total
         sizes = {"samples": SAMPLES, "groups": groups, "n": n, "count": SAMPLES * n}
         sizes |= {"blocks": of.blocks(groups), "chunks": of.chunks(n)}
-        sizes["positions"] = of.positions
         meta = {"GROUPS": of.groups, "DEPTH": of.depth, **(more or {})}
         if name.startswith("finish"):
             sizes["d"] = d
@@ -77,12 +79,6 @@ def cases(channels: int, n: int, last: bool, itemsize: int) -> Iterator[Case]:
         behind = {**way, "GIVEN": given, "RELU": True}
         yield case(f"enhance norm {given}", forward.enhance, ("g",), behind)
     if not near:
-        summed = configuration.tile(GROUPS, d, n, last, configuration.SUMMED)
-        merged = {"CHUNKS": configuration.together(summed.chunks(n))}
-        if d <= configuration.RELATED:
-            yield case("relations", statistics.relations, of=summed)
-            yield case("merge", statistics.merge, NORM, merged, summed)
-            yield case("merge norm", statistics.merge, ("g",), merged, summed)
         yield case("scores", statistics.scores, NORM)
         yield case("scores norm", statistics.scores, ("g",))
     if tile.near(n, 2 * itemsize):
@@ -156,16 +152,23 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
 def main(capability: int, amount: str) -> None:
     quick = amount == "quick"
     rows, done = [], set()
-    for (channels, n), last, (dtype, itemsize) in itertools.product(
+    for (channels, n, groups), last, (dtype, itemsize) in itertools.product(
         (SHAPES[2], SHAPES[4]) if quick else SHAPES,
         (True,) if quick else (False, True),
         (("bf16", 2),) if quick else (("bf16", 2), ("fp16", 2), ("fp32", 4)),
     ):
-        for case in cases(channels, n, last, itemsize):
-            if quick and (case.name in done or (" " not in case.name and n > 200)):
+        for case in cases(channels, n, groups, last, itemsize):
+            variant = case.name, case.meta.get("WHOLE"), case.meta.get("ONCE")
+            if quick and variant in done:
                 continue
-            done.add(case.name)
-            row = {"channels": channels, "positions": n, "last": last, "type": dtype}
+            done.add(variant)
+            row = {
+                "channels": channels,
+                "positions": n,
+                "groups": groups,
+                "last": last,
+                "type": dtype,
+            }
             rows.append(row | compiled(case, dtype, capability))
     print(json.dumps(rows))
 

@@ -25,7 +25,8 @@ SMALL = "resnet10_small"
 CIFAR = "_cifar"
 OWN = (SMALL, *(f"resnet{depth}{CIFAR}" for depth in ("18", "50")))
 """The networks that timm does not have."""
-SMALL_GROUPS = 8
+LEAST_CHANNELS = 4
+"""Of a group in the first stage, unless more groups are asked for."""
 PREFIX = "sge_"
 
 _SMALL: dict[str, Any] = {
@@ -113,8 +114,16 @@ default_cfgs = generate_default_cfgs(
 
 
 def default_groups(name: str) -> int:
-    """64, as in the paper; 8 for the small network, whose first stage has 32 channels."""
-    return SMALL_GROUPS if name.endswith(SMALL) else DEFAULT_GROUPS
+    """64, as in the paper, or fewer where a group would have less than four channels.
+
+    That is so where the first stage's blocks end in fewer than 256 channels: 16 for ResNet-18 and
+    -34, 8 for the small network. docs/evidence.md has what one channel a group does to them.
+    """
+    architecture = ARCHITECTURES.get(name.removeprefix(PREFIX))
+    if architecture is None:
+        return DEFAULT_GROUPS
+    first: int = architecture.get("channels", (64,))[0] * architecture["block"].expansion
+    return min(DEFAULT_GROUPS, first // LEAST_CHANNELS)
 
 
 def _refuse_missing_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:

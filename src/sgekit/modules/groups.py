@@ -5,7 +5,7 @@ from typing import Literal
 from sgekit.errors import InputError
 
 DEFAULT_GROUPS = 64
-"""What the paper uses in every block of every ResNet, also where a block has 64 channels."""
+"""What the paper uses in every block of every ResNet."""
 
 
 def divisors(channels: int) -> list[int]:

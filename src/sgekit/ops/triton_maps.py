@@ -77,19 +77,13 @@ class Maps(NamedTuple):
 def launch(
     kernel: Any, tile: Tile, maps: Maps, groups: int, *args: Any, programs: int, **meta: Any
 ) -> None:
-    """Run a kernel on tiles, with a program for each block of groups of each sample, so many
-    times."""
-    count = maps.samples * tile.blocks(groups) * programs
-    of_tile = {"GROUPS": tile.groups, "DEPTH": tile.depth, "num_warps": tile.warps}
-    run(kernel, count, *args, **meta, **of_tile)
-
-
-def run(kernel: Any, programs: int, *args: Any, **meta: Any) -> None:
-    """Run a kernel on the device of its first tensor."""
+    """Run a kernel, on the device of its tensors, with a program for each block of groups of
+    each sample, so many times."""
+    grid = (maps.samples * tile.blocks(groups) * programs,)
     if not interpreted():
         kernel = torch.library.wrap_triton(kernel)  # itself, but for in a graph
     with _on(args[0].device):
-        kernel[(programs,)](*args, **meta)
+        kernel[grid](*args, **meta, GROUPS=tile.groups, DEPTH=tile.depth, num_warps=tile.warps)
 
 
 def _on(device: torch.device) -> Any:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sgekit.ops.triton_kernels import configuration
 from sgekit.ops.triton_kernels.configuration import Tile
-from sgekit.ops.triton_maps import Maps, floats, launch, run
+from sgekit.ops.triton_maps import Maps, floats, launch
 
 
 class Norm(NamedTuple):
@@ -38,41 +38,6 @@ def means_of(x: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         tile.blocks(channels), chunks, **maps.lies(tile, channels), programs=chunks,
     )  # fmt: skip
     return _merged(means, squares, n, tile.positions)
-
-
-def statistics_of(
-    x: Tensor, maps: Maps, tile: Tile, g: Tensor | None, means: Tensor | None, mean: Tensor,
-    std: Tensor, norm: Norm | None,
-) -> None:  # fmt: skip
-    """Write g `(B, G, d)` or, with a norm, `means` `(B, C)`, and the likeness's mean and deviation
-    `(B, G)`."""
-    from sgekit.ops.triton_kernels import statistics as kernels
-
-    groups, channels, n = mean.shape[1], maps.channels, maps.n
-    d = channels // groups
-    if d > configuration.RELATED:
-        found = means_of(x, maps)[0]
-        for to in (g, means):
-            if to is not None:
-                to.copy_(found.view(to.shape))
-        scores = scores_of(x, maps, groups, tile, g, means, norm)
-        mean.copy_(scores[0])
-        std.copy_(scores[1])
-        return
-    tile = configuration.tile(groups, d, n, maps.last, configuration.SUMMED)
-    chunks = tile.chunks(n)
-    sizes = chunks, maps.samples, channels
-    part_means = torch.empty(sizes, dtype=torch.float64, device=x.device)
-    products = floats(x, *sizes, d)
-    launch(
-        kernels.relations, tile, maps, groups, x, part_means, products, maps.samples, groups, d, n,
-        tile.blocks(groups), chunks, **maps.lies(tile, groups), programs=chunks,
-    )  # fmt: skip
-    run(
-        kernels.merge, maps.samples * groups, part_means, products, *(norm or NO_NORM), g, means,
-        mean, std, maps.samples, groups, d, n, chunks, tile.positions, DEPTH=tile.depth,
-        CHUNKS=configuration.together(chunks),
-    )  # fmt: skip
 
 
 def scores_of(

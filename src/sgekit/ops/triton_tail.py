@@ -1,9 +1,8 @@
 """The kernels of `triton` around a batch norm: the counterpart of `cpu_tail`.
 
 Forward reads x for the norm's statistics and once more, or for a group that does not fit on the
-chip twice more, to write y. Where the norm's statistics are given, x is read once or, for a group
-that does not fit, as without a norm. Backward reads dy, x and y and writes dz, then reads dz and x
-and writes dx.
+chip twice more, to write y. Backward reads dy, x and y and writes dz, then reads dz and x and
+writes dx.
 """
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from sgekit.ops.triton import in_parts
 from sgekit.ops.triton_kernels import configuration
 from sgekit.ops.triton_maps import Maps, launch
-from sgekit.ops.triton_statistics import Norm, means_of, scores_of, statistics_of
+from sgekit.ops.triton_statistics import Norm, means_of, scores_of
 
 
 def moments(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,11 +54,10 @@ def forward(
     norm = _norm(norm_mean, norm_invstd, norm_weight, norm_bias)
     tile = configuration.tile(groups, d, maps.n, maps.last)
     chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
-    if not whole and given:
+    if not whole:
+        if not given:
+            means, given = means_of(xs, maps)[0], True
         mean, std = scores_of(xs, maps, groups, tile, None, means, norm)
-    elif not whole:
-        statistics_of(xs, maps, tile, None, means, mean, std, norm)
-        given = True
     launch(
         kernels.enhance, tile, maps, groups, xs, written, kept, weight.contiguous(),
         bias.contiguous(), None, mean, std, means, *norm, groups, d, maps.n,

@@ -33,13 +33,15 @@ from sgekit.ops.triton_kernels.tiles import (
 def whole(
     dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d: tl.constexpr, n,
     blocks, chunks, eps, ONCE: tl.constexpr,
-    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
+    ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """dx, dz where there is a y, and the parameters' gradients of each sample.
 
     ONCE: the groups are one chunk, which stays on the chip.
     """
+    groups = aligned(groups, EVEN)
     n = aligned(n, ALIGN)
     sample, block, _ = program(blocks, 1, LAST, False)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
@@ -120,7 +122,8 @@ def whole(
 def sums(
     dy, x, y, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
     dz, of_groups, of_channels, samples, groups, d: tl.constexpr, n, blocks, chunks, eps,
-    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
+    ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """dz where there is a y, and for each chunk what `finish` adds up.
@@ -129,6 +132,7 @@ def sums(
     norm, 4, chunks, B, C): those of da * r, t * r, dz * s and dz * s * r, with r = x less its
     sample's mean.
     """
+    groups = aligned(groups, EVEN)
     n = aligned(n, ALIGN)
     sample, block, chunk = program(blocks, chunks, LAST, False)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
@@ -230,7 +234,8 @@ def apply(
     dz, x, weight, bias, g, mean, std, dweight, dbias, h, means, norm_mean, norm_invstd,
     norm_weight, norm_bias, dnorm_weight, dnorm_bias, dx, groups, d: tl.constexpr, n, blocks,
     chunks, count, eps,
-    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
+    ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """dx from dz, x and what `finish` left.
@@ -238,6 +243,7 @@ def apply(
     `dnorm_weight` and `dnorm_bias`, where given, are the norm's gradients over the batch, whose
     `count` numbers a channel its statistics were taken from.
     """
+    groups = aligned(groups, EVEN)
     n = aligned(n, ALIGN)
     sample, block, chunk = program(blocks, chunks, LAST, True)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)

@@ -23,20 +23,14 @@ class Sizes(NamedTuple):
 
 
 SIZES = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
-SUMMED = Sizes(tile=8192, once=8192, gathered=8192, thread=64)
-"""For statistics alone: sums over a tile cost as much as many numbers."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
 """Where each number has an address of its own in a thread, there is room for fewer."""
 DEEPEST = 4096
 """Channels of a group, at most: a tile holds all of them."""
-RELATED = 4
-"""Channels of a group, at most, whose products with one another are summed in one reading."""
-MERGED = 64
-"""Chunks that are merged at a time, at most."""
 ADJACENT = 16
 """Channels that a tile has next to one another where they are in memory: a sector of 32 bytes."""
 ALIGN = 16
-"""What may divide the number of positions is of interest up to this."""
+"""What may divide the numbers of groups and positions is of interest up to this."""
 NEAR = 2**18
 """Bytes that a program's groups may have where it goes over them more than once. What it has
 read is then in the cache next to it, or in the one behind."""
@@ -73,6 +67,7 @@ class Tile(NamedTuple):
             "LAST": last,
             "WIDE": self.wide(channels, n, last),
             "EXACT": groups % self.groups == 0 and self.depth * groups == channels,
+            "EVEN": math.gcd(groups, ALIGN),
             "ALIGN": math.gcd(n, ALIGN),
             "POSITIONS": self.positions,
         }
@@ -82,11 +77,11 @@ class Tile(NamedTuple):
         return (self.positions * channels if last else self.groups * self.depth * n) >= 2**31
 
 
-def tile(groups: int, d: int, n: int, last: bool, wide: Sizes | None = None) -> Tile:
+def tile(groups: int, d: int, n: int, last: bool) -> Tile:
     """For maps of n positions with groups of d channels, adjacent in memory or not."""
     depth = power(d)
     adjacent = groups * d if last and depth == d else 1 if last else n
-    sizes = (wide or SIZES) if adjacent % 4 == 0 else NARROW
+    sizes = SIZES if adjacent % 4 == 0 else NARROW
     together = max(min(ADJACENT // depth, power(groups)), 1) if last else 1
     positions = power(n)
     if together * depth * positions > sizes.once:
@@ -94,11 +89,6 @@ def tile(groups: int, d: int, n: int, last: bool, wide: Sizes | None = None) -> 
     while together < groups and 2 * together * depth * positions <= sizes.gathered:
         together *= 2
     return Tile(together, depth, positions, sizes.thread)
-
-
-def together(chunks: int) -> int:
-    """How many chunks are merged at a time."""
-    return min(power(chunks), MERGED)
 
 
 def power(number: int) -> int:

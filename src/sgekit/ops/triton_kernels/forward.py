@@ -28,7 +28,8 @@ def enhance(
     x, y, residual, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight,
     norm_bias, groups, d: tl.constexpr, n, blocks, chunks, eps,
     WHOLE: tl.constexpr, ONCE: tl.constexpr, GIVEN: tl.constexpr, RELU: tl.constexpr,
-    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, ALIGN: tl.constexpr,
+    LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
+    ALIGN: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
     """activation(SGE(norm(x)) + residual); without `means` there is no norm.
@@ -38,6 +39,7 @@ def enhance(
     ONCE: there is one chunk, which stays on the chip. Otherwise statistics are read, and the
     program writes one chunk. GIVEN: `means` hold those of x.
     """
+    groups = aligned(groups, EVEN)
     n = aligned(n, ALIGN)
     sample, block, only = program(blocks, 1 if WHOLE else chunks, LAST, not WHOLE)
     at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)

@@ -3,7 +3,7 @@
 A tile has the axes group, channel of the group, position; in memory the first two are one, so that
 a thread reads neighbours of both at once. `groups`, `d` and `n` are a map's; GROUPS, DEPTH and
 POSITIONS, powers of two, are the tile's. What a tile has beyond its map is masked and counts as 0;
-EXACT says that only positions are. ALIGN divides n.
+EXACT says that only positions are. ALIGN divides n, and EVEN the number of groups.
 """
 
 import triton
@@ -27,7 +27,7 @@ def program(blocks, chunks, LAST: tl.constexpr, LATEST: tl.constexpr):
 
 @triton.jit
 def aligned(n, ALIGN: tl.constexpr):
-    """n, of which the compiler then knows what divides it: loads are as wide as that allows."""
+    """n, of which the compiler then knows what divides it; loads are as wide as that allows."""
     return n // ALIGN * ALIGN
 
 
@@ -208,7 +208,7 @@ def numbers_of(weight, bias, mean, std, group, to, there):
 @triton.jit
 def gate(c, mean, std, weight, bias, eps, valid):
     """Equations 3 and 4: the normalised likeness, 0 beyond the map, and its gate."""
-    scale = 1.0 / (std + eps)
+    scale = 1.0 / tl.maximum(std + eps, 1e-37, propagate_nan=tl.PropagateNan.ALL)
     t = tl.where(valid, (c - mean[:, None]) * scale[:, None], 0.0)
     return t, tl.sigmoid(weight[:, None] * t + bias[:, None])
 
