@@ -109,7 +109,7 @@ def test_auto_groups() -> None:
     with torch.device("meta"):
         model = build("resnet10_small", "sge", groups="auto")
     layers = [m for m in model.modules() if isinstance(m, SpatialGroupEnhance)]
-    assert [layer.groups for layer in layers] == [32, 64, 64, 64]
+    assert [layer.groups for layer in layers] == [8, 16, 32, 64]
 
 
 def test_plain_pretrained_weights_load(monkeypatch: pytest.MonkeyPatch) -> None:

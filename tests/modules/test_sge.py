@@ -39,12 +39,16 @@ def test_is_the_operation(channel_dim: int) -> None:
     [
         (256, 64, 64),
         (256, "auto", 64),
-        (32, "auto", 32),
-        (96, "auto", 48),
+        (512, "auto", 64),
+        (64, "auto", 16),
+        (32, "auto", 8),
+        (96, "auto", 24),
         (240, "auto", 60),
         (127, "auto", 1),
-        (130, "auto", 65),
-        (72, "auto", 72),
+        (130, "auto", 26),
+        (260, "auto", 65),
+        (72, "auto", 18),
+        (2, "auto", 1),
         (1, "auto", 1),
     ],
 )
@@ -107,7 +111,7 @@ def test_device_dtype_and_repr() -> None:
     layer = SpatialGroupEnhance(8, groups="auto", device="meta", dtype=torch.bfloat16)
     assert layer.weight.device.type == "meta"
     assert layer.bias.dtype == torch.bfloat16
-    assert repr(layer) == "SpatialGroupEnhance(8, groups=8, eps=1e-05)"
+    assert repr(layer) == "SpatialGroupEnhance(8, groups=2, eps=1e-05)"
     last = SpatialGroupEnhance(8, groups=2, channel_dim=-1)
     assert repr(last) == "SpatialGroupEnhance(8, groups=2, eps=1e-05, channel_dim=-1)"
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sgekit.analysis.maps import group_lengths, lengths_and_gate
 from sgekit.errors import InputError
 from sgekit.modules import ATTENTION, NoAttention, SpatialGroupEnhance, resolve_groups
+from sgekit.modules.groups import LEAST_CHANNELS
 
 Kind = Literal["gate", "similarity", "ratio"]
 # Its groups' lengths can't be compared: it leaves the channels in another order.
@@ -48,7 +49,7 @@ def capture(
     of the latest pass, in the order in which the layers ran. Layers whose map has one position only
     are left out: their gate is sigmoid(bias) whatever they see. ``layers`` restricts the recording.
     ``attention="all"`` records every layer of `ATTENTION`, whose channels are then taken in
-    ``groups`` ("auto": as `resolve_groups` does; one group where they don't divide, and of "sa",
+    ``groups`` ("auto": as SGE does; one group where they don't divide, and of "sa",
     which shuffles the channels). That includes `NoAttention`, which may stand at the places of a
     network without attention and leaves what it computes as it is. Layers with other channels out
     than in are left out.
@@ -145,6 +146,6 @@ def _count(layer: nn.Module, channels: int, groups: int | Literal["auto"]) -> in
     if isinstance(layer, ATTENTION[_SHUFFLES]):
         return 1
     try:
-        return resolve_groups(channels, groups)
+        return resolve_groups(channels, groups, least=LEAST_CHANNELS)
     except InputError:
         return 1

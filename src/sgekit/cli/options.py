@@ -214,7 +214,8 @@ def add_groups(parser: argparse.ArgumentParser) -> None:
         type=parse_groups,
         metavar="INT|auto",
         help="groups of SGE: a number, or auto for the divisor of each layer's channels nearest "
-        "to 64 (64; 16 for ResNet-18 and -34, 8 for resnet10_small)",
+        "to 64 that leaves four channels a group (64; 16 for ResNet-18 and -34, 8 for "
+        "resnet10_small)",
     )
 
 

@@ -36,7 +36,7 @@ def explain(
     layer: a name as in ``named_modules``, None for the layer with the most selective groups.
     groups: the groups that are drawn, none for the ``top`` most selective. A network without
     attention is shown with the similarity that SGE would compute at the places for it, in
-    ``group_count`` groups of channels ("auto": the divisor nearest to 64).
+    ``group_count`` groups of channels ("auto": as SGE does).
 
     Returns "image-1" and so on, "layers", "histogram" and "variance" (matplotlib figures, which a
     notebook shows and ``savefig`` writes as PNG or SVG). The network, its mode and the random

@@ -20,13 +20,12 @@ from torch import nn
 from sgekit.errors import InputError
 from sgekit.models.insertion.tails import set_tails
 from sgekit.modules import DEFAULT_GROUPS, SpatialGroupEnhance
+from sgekit.modules.groups import LEAST_CHANNELS
 
 SMALL = "resnet10_small"
 CIFAR = "_cifar"
 OWN = (SMALL, *(f"resnet{depth}{CIFAR}" for depth in ("18", "50")))
 """The networks that timm does not have."""
-LEAST_CHANNELS = 4
-"""Of a group in the first stage, unless more groups are asked for."""
 PREFIX = "sge_"
 
 _SMALL: dict[str, Any] = {

@@ -14,16 +14,28 @@ def divisors(channels: int) -> list[int]:
     return sorted({*small, *(channels // k for k in small)})
 
 
-def resolve_groups(channels: int, groups: int | Literal["auto"], near: int = DEFAULT_GROUPS) -> int:
+LEAST_CHANNELS = 4
+"""Of a group of SGE, where its number of groups is not given. One channel a group did harm
+(docs/evidence.md): the normalised likeness is then the channel itself, up to its mean's sign."""
+
+
+def resolve_groups(
+    channels: int,
+    groups: int | Literal["auto"],
+    near: int = DEFAULT_GROUPS,
+    least: int = 1,
+) -> int:
     """The number of groups for `channels`.
 
-    "auto" is the divisor of `channels` nearest to `near`, the smaller of two equally near.
+    "auto" is the divisor of `channels` nearest to `near` that leaves at least `least` channels
+    a group, the smaller of two equally near; one group where there are fewer channels than that.
     Raises InputError where `groups` doesn't divide `channels`, naming those that do.
     """
     if channels < 1:
         raise InputError(f"channels must be at least 1, not {channels}")
     if groups == "auto":
-        return min(divisors(channels), key=lambda k: (abs(k - near), k))
+        wide = [k for k in divisors(channels) if channels // k >= least]
+        return min(wide or [1], key=lambda k: (abs(k - near), k))
     if isinstance(groups, bool) or not isinstance(groups, int):
         raise TypeError(f'groups must be a whole number or "auto", not {groups!r}')
     if groups < 1 or channels % groups != 0:

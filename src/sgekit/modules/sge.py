@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sgekit.errors import InputError
-from sgekit.modules.groups import DEFAULT_GROUPS, divisors, resolve_groups
+from sgekit.modules.groups import DEFAULT_GROUPS, LEAST_CHANNELS, divisors, resolve_groups
 from sgekit.ops.api import spatial_group_enhance, spatial_group_gate
 from sgekit.ops.validation import validate_eps, validate_switches
 
@@ -23,7 +23,8 @@ class SpatialGroupEnhance(nn.Module):
     Takes and returns `(B, channels, *spatial)` with at least one spatial dimension, or
     `(B, *spatial, channels)` with `channel_dim=-1`. On a 1x1 or constant map the gate is
     sigmoid(bias). Raises InputError where `groups` doesn't divide `channels`;
-    `groups="auto"` takes the divisor nearest to 64. `group_channels` sets the channels of a
+    `groups="auto"` takes the divisor nearest to 64 that leaves four
+    channels a group. `group_channels` sets the channels of a
     group instead; `groups` must then be left at 64, be "auto" or mean the same.
 
     The rest serves ablations: other starts of the parameters, no normalisation (equation 3
@@ -59,7 +60,7 @@ class SpatialGroupEnhance(nn.Module):
         if group_channels is not None:
             groups = _groups_of(channels, group_channels, groups)
         self.channels = channels
-        self.groups = resolve_groups(channels, groups)
+        self.groups = resolve_groups(channels, groups, least=LEAST_CHANNELS)
         self.eps = eps
         self.channel_dim = channel_dim
         self.weight_init = weight_init

@@ -38,8 +38,8 @@ def insert(
 
     `attention` is a name of `sgekit.ATTENTION`, with options in parentheses if any, or a
     function `(channels, *, device, dtype)` that makes a layer. `groups` is for "sge" alone:
-    a number, "auto" for each layer's divisor nearest to 64, or None for 64. ("auto" is passed
-    over by other attention, which chooses by itself.)
+    a number, "auto" for each layer's divisor nearest to 64 that leaves four channels a group, or
+    None for 64. ("auto" is passed over by other attention, which chooses by itself.)
 
     `where` says behind which modules the layers stand: "auto" looks for the end of every
     residual branch (`sgekit.models.insertion.places` states the rules); a name, a pattern
