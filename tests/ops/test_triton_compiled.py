@@ -25,7 +25,7 @@ def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
     return rows
 
 
-ALLOWED = {"whole": 8, "enhance norm False": 8}
+ALLOWED = {"whole sum": 16, "enhance sum": 8, "apply frozen": 8}
 """Bytes of stack a thread; every other kernel has none."""
 
 
@@ -51,7 +51,11 @@ def reads_widely(row: dict[str, Any]) -> None:
     there are not so many instructions a number that memory waits for them."""
     if row["kernel"].startswith("finish"):
         return
-    wanted = row["numbers"] * ITEM[row["type"]]
+    depth, used = row["tile"][1], row["channels"] // row["groups"]
+    if row["kernel"] != "moments":  # whose tiles have single channels
+        wanted = row["numbers"] * ITEM[row["type"]] * used / depth
+    else:
+        wanted = row["numbers"] * ITEM[row["type"]]
     assert wide_bytes(row["loads"]) >= wanted, row
     if row["kernel"].startswith(("enhance", "whole", "apply")):
         assert wide_bytes(row["stores"]) >= wanted, row
@@ -60,7 +64,7 @@ def reads_widely(row: dict[str, Any]) -> None:
         alone = [n for name, n in row["loads"].items() if name.endswith("U16")]
         assert sum(alone) <= 8, row
         assert not any(name.endswith("U16") for name in row["stores"]), row
-    assert row["instructions"] <= 70 * row["numbers"], row
+    assert row["instructions"] <= 80 * row["numbers"], row
 
 
 def wide_bytes(counts: dict[str, int]) -> int:

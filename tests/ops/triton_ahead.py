@@ -153,7 +153,7 @@ def main(capability: int, amount: str) -> None:
     quick = amount == "quick"
     rows, done = [], set()
     for (channels, n, groups), last, (dtype, itemsize) in itertools.product(
-        (SHAPES[2], SHAPES[4]) if quick else SHAPES,
+        (SHAPES[0], SHAPES[2], SHAPES[4]) if quick else SHAPES,
         (True,) if quick else (False, True),
         (("bf16", 2),) if quick else (("bf16", 2), ("fp16", 2), ("fp32", 4)),
     ):

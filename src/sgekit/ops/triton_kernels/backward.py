@@ -30,6 +30,27 @@ from sgekit.ops.triton_kernels.tiles import (
 
 
 @triton.jit
+def seen(
+    dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups,
+    d: tl.constexpr, n, eps, LAST: tl.constexpr, EXACT: tl.constexpr,
+    GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
+):  # fmt: skip
+    """Of a chunk, without a norm: where it lies, what arrives, x less its mean, and t, s, da."""
+    inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+    valid, _ = positions_of(chunk, n, POSITIONS)
+    base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+    xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
+    rest = xs - descriptor[:, :, None]
+    t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
+    if y is not None:
+        source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
+    else:
+        source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+    da = tl.sum(source * xs, 1) * s * (1 - s)
+    return inside, base, source, rest, t, s, da
+
+
+@triton.jit
 def whole(
     dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d: tl.constexpr, n,
     blocks, chunks, eps, ONCE: tl.constexpr,
@@ -52,39 +73,25 @@ def whole(
     descriptor = tl.load(g + row, mask=present, other=0.0)
     w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
 
-    of_bias = tl.zeros([GROUPS, POSITIONS], tl.float32)
-    of_weight = tl.zeros([GROUPS, POSITIONS], tl.float32)
-    da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
-    t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
     if ONCE:
-        inside = within(block, 0, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
-        valid, _ = positions_of(0, n, POSITIONS)
-        base = start(sample, block, 0, groups, d, n, LAST, GROUPS, POSITIONS)
-        xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
-        if y is not None:
-            source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
-        else:
-            source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
-        rest = xs - descriptor[:, :, None]
-        t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
-        da = tl.sum(source * xs, 1) * s * (1 - s)
-        of_bias += da
-        of_weight += da * t
-        da_rest += tl.sum(rest * da[:, None, :], 2)
-        t_rest += tl.sum(rest * t[:, None, :], 2)
+        inside, base, source, rest, t, s, da = seen(
+            dy, x, y, descriptor, middle, spread, w, b, at, sample, block, 0, groups, d, n, eps,
+            LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+        )  # fmt: skip
+        of_bias = da
+        of_weight = da * t
+        da_rest = tl.sum(rest * da[:, None, :], 2)
+        t_rest = tl.sum(rest * t[:, None, :], 2)
     else:
+        of_bias = tl.zeros([GROUPS, POSITIONS], tl.float32)
+        of_weight = tl.zeros([GROUPS, POSITIONS], tl.float32)
+        da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
+        t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
         for chunk in range(chunks):
-            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
-            valid, _ = positions_of(chunk, n, POSITIONS)
-            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-            xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            rest = xs - descriptor[:, :, None]
-            t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
-            if y is not None:
-                source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            else:
-                source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            da = tl.sum(source * xs, 1) * s * (1 - s)
+            inside, base, source, rest, t, s, da = seen(
+                dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups, d, n,
+                eps, LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+            )  # fmt: skip
             of_bias += da
             of_weight += da * t
             da_rest += tl.sum(rest * da[:, None, :], 2)
@@ -100,17 +107,10 @@ def whole(
 
     for chunk in range(1 if ONCE else chunks):
         if not ONCE:
-            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
-            valid, _ = positions_of(chunk, n, POSITIONS)
-            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-            xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            rest = xs - descriptor[:, :, None]
-            t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
-            if y is not None:
-                source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            else:
-                source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
-            da = tl.sum(source * xs, 1) * s * (1 - s)
+            inside, base, source, rest, t, s, da = seen(
+                dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups, d, n,
+                eps, LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+            )  # fmt: skip
         if y is not None:
             write(dz + base, at, inside, source, GROUPS, DEPTH, POSITIONS)
         dc = slope[:, None] * ((da - of_mean[:, None]) - kappa[:, None] * t)
