@@ -119,7 +119,8 @@ def state(name: str, found: dict[str, Any]) -> str:
     done, planned = len(_runs(results)), len(results["contenders"]) * seeds
     if done < planned:
         return f"{done} of {planned} runs"
-    return f"{seeds} seeds, {results['environment']['date']}"
+    otherwise = "" if results["command"] == command(name) else ", defined otherwise since"
+    return f"{seeds} seeds, {results['environment']['date']}{otherwise}"
 
 
 def page() -> None:

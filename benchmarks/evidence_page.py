@@ -25,7 +25,7 @@ def text(found: dict[str, Any]) -> str:
             _about(name, results),
             markdown_table(results).rstrip(),
             _conclusions(results),
-            *(_epochs(results) if SERIES[name].start else []),
+            *(_epochs(results) if SERIES[name].start or SERIES[name].course else []),
             *_scores(results),
             *_parts(results),
         ]

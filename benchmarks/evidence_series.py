@@ -10,13 +10,14 @@ FIVE = "0,1,2,3,4"
 class Series:
     """One comparison: the question, what `sgekit compare` is told, scenes of its own, and the
     network that all start from, as `sgekit train` is told, trained on the same images. `made` is
-    the command that makes the data of another folder."""
+    the command that makes the data of another folder, `course` whether every epoch is told."""
 
     question: str
     compare: tuple[str, ...]
     data: str | None = None
     scenes: tuple[str, ...] = ()
     start: tuple[str, ...] = ()
+    course: bool = False
     seeds: str = SEEDS
     made: str | None = None
 
@@ -108,6 +109,7 @@ SERIES = {
         "Photographs: ResNet-18 with 16 groups, on test images with new seeds",
         ("--attention", "none,sge(groups=16)", *_photos("64", "resnet18"), "--epochs", "8"),
         data="caltech101",
+        course=True,
         seeds="10,11,12,13,14,15,16,17",
     ),
     "caltech101-sgd": Series(
@@ -197,6 +199,10 @@ TRIALS = {
     "trial-resnet18": _trial(
         "ResNet-18, eight epochs", "--epochs", "8", model="resnet18",
         attention="none,sge(groups=8),sge(groups=16),sge(groups=64)",
+    ),
+    "trial-resnet18-rate": _trial(
+        "ResNet-18, eight epochs, a quarter of the rate", "--epochs", "8", "--lr", "0.002",
+        model="resnet18", attention="none,sge(groups=16)",
     ),
     "trial-longer": _trial("24 epochs", "--epochs", "24", attention="none,sge"),
     "trial-insertion": _trial(

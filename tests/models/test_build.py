@@ -105,6 +105,16 @@ def test_a_fresh_network_that_starts_as_the_plain_one() -> None:
     assert (kept.parameters, kept.operations) == (paper.parameters, paper.operations)
 
 
+def test_default_groups_of_other_resnets() -> None:
+    with torch.device("meta"):
+        layers = [
+            m for m in build("resnet10t", "sge").modules() if isinstance(m, SpatialGroupEnhance)
+        ]  # fmt: skip
+    assert {(layer.channels, layer.groups) for layer in layers} == {
+        (channels, 16) for channels in (64, 128, 256, 512)
+    }
+
+
 def test_auto_groups() -> None:
     with torch.device("meta"):
         model = build("resnet10_small", "sge", groups="auto")

@@ -176,7 +176,8 @@ def attend(backbone: PyramidBackbone, *, preserve: bool) -> list[str]:
         return []
     groups = spec.groups if contender.takes_groups else "auto"
     if groups is None:
-        groups = default_groups(spec.name) if any(slots(backbone.body)) else "auto"
+        first = next(slots(backbone.body), None)
+        groups = "auto" if first is None else default_groups(spec.name, first.channels)
     has_weights = not any(parameter.is_meta for parameter in backbone.body.parameters())
     try:
         names = insert(

@@ -38,11 +38,12 @@ def build(
     share. `name` may be a plain name or its `sge_` counterpart, which means the same here.
     `attention` is a name of ATTENTION, with options or without: "se", "sge(groups=8)".
     `groups` is for "sge" alone, where its text says nothing of them: a number, or "auto" for
-    the nearest divisor of each layer's channels; None is the paper's 64 in timm's ResNets (8
-    for resnet10_small) and "auto" in other families. `preserve` starts the layers as one
-    factor and scales it out, so that the network computes what it did; None does so with
-    `pretrained`, save for attention that can't, and without where the text of `attention` says
-    "preserve=true". `kwargs` go to timm's constructor;
+    each layer's divisor nearest to 64 that leaves four channels a group; None is the paper's 64
+    in timm's ResNets, or a quarter of the first stage's channels where that is fewer (16 for
+    ResNet-18 and -34, 8 for resnet10_small), and "auto" in other families. `preserve` starts the
+    layers as one factor and scales it out, so that the network computes what it did; None does
+    so with `pretrained`, save for attention that can't, and without where the text of
+    `attention` says "preserve=true". `kwargs` go to timm's constructor;
     `zero_init_last` asks nothing of a family that starts no norm at zero.
 
     Raises InputError for an unknown name or attention (with the near ones), a network that
@@ -88,7 +89,8 @@ def _put(contender: Contender, model: nn.Module, *, groups: Groups, preserve: bo
 
 def _groups(base: str, skeleton: nn.Module, groups: Groups) -> Groups:
     if groups is None:
-        return default_groups(base) if any(slots(skeleton)) else "auto"
+        first = next(slots(skeleton), None)
+        return "auto" if first is None else default_groups(base, first.channels)
     return groups
 
 

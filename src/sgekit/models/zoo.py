@@ -112,17 +112,19 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def default_groups(name: str) -> int:
+def default_groups(name: str, channels: int | None = None) -> int:
     """64, as in the paper, or fewer where a group would have less than four channels.
 
     That is so where the first stage's blocks end in fewer than 256 channels: 16 for ResNet-18 and
     -34, 8 for the small network. docs/evidence.md has what one channel a group does to them.
+    `channels` are those of the first stage, for a network that is not among ARCHITECTURES.
     """
     architecture = ARCHITECTURES.get(name.removeprefix(PREFIX))
-    if architecture is None:
+    if architecture is not None:
+        channels = architecture.get("channels", (64,))[0] * architecture["block"].expansion
+    if channels is None:
         return DEFAULT_GROUPS
-    first: int = architecture.get("channels", (64,))[0] * architecture["block"].expansion
-    return min(DEFAULT_GROUPS, first // LEAST_CHANNELS)
+    return max(min(DEFAULT_GROUPS, channels // LEAST_CHANNELS), 1)
 
 
 def _refuse_missing_weights(name: str, pretrained: bool, kwargs: dict[str, Any]) -> None:

@@ -15,8 +15,9 @@ def divisors(channels: int) -> list[int]:
 
 
 LEAST_CHANNELS = 4
-"""Of a group of SGE, where its number of groups is not given. One channel a group did harm
-(docs/evidence.md): the normalised likeness is then the channel itself, up to its mean's sign."""
+"""Of a group of SGE, where its number is left to us. With one channel a group the normalised
+likeness is the channel itself, up to its mean's sign, and short trainings on scenes lost by it;
+with two they did not (docs/evidence.md), so that four is a margin."""
 
 
 def resolve_groups(
