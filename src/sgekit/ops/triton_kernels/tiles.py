@@ -208,8 +208,7 @@ def numbers_of(weight, bias, mean, std, group, to, there):
 @triton.jit
 def gate(c, mean, std, weight, bias, eps, valid):
     """Equations 3 and 4: the normalised likeness, 0 beyond the map, and its gate."""
-    scale = 1.0 / tl.maximum(std + eps, 1e-37, propagate_nan=tl.PropagateNan.ALL)
-    t = tl.where(valid, (c - mean[:, None]) * scale[:, None], 0.0)
+    t = tl.where(valid, (c - mean[:, None]) / (std + eps)[:, None], 0.0)
     return t, tl.sigmoid(weight[:, None] * t + bias[:, None])
 
 
