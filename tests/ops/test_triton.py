@@ -47,12 +47,13 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cut:
 
     def apply(d: int, n: int) -> None:
         size = configuration.power(d) * max(configuration.power(n) // 4, 1)
-        for sizes in ("SIZES", "NARROW"):
+        for sizes in ("ONE", "TWO", "FEW", "NARROW"):
             of = getattr(configuration, sizes)._replace(tile=size, once=size)
             monkeypatch.setattr(configuration, sizes, of)
-        assert configuration.tile(2, d, n, False).chunks(n) > 1
+        assert configuration.tile(2, d, n, False, 1).chunks(n) > 1
         if request.param == "parts":
             monkeypatch.setattr(configuration, "NEAR", 0)
+            monkeypatch.setattr(configuration, "SET", 2 * d * n)
 
     return apply
 
@@ -219,9 +220,11 @@ def test_through_the_public_function() -> None:
     torch.testing.assert_close(*results)
 
 
-def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
     device = torch.device("cpu")
-    assert triton.trial(device) is None
+    monkeypatch.setattr(configuration, "SET", 2**15)  # the interpreter runs idle programs slowly
+    assert triton.trial(device, large) is None
     real = triton.backward
 
     def wrong(*args: Any) -> Any:
@@ -232,30 +235,35 @@ def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("PassManager::run failed\nand much more")
 
     monkeypatch.setattr(triton, "backward", wrong)
-    assert triton.trial(device) == "wrong numbers in dx"
+    assert triton.trial(device, large) == "wrong numbers in dx"
     monkeypatch.setattr(triton, "backward", broken)
-    assert triton.trial(device) == "RuntimeError: PassManager::run failed"
+    assert triton.trial(device, large) == "RuntimeError: PassManager::run failed"
 
 
 def test_the_trial_waits_for_the_end_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried while a CUDA graph is captured would be part of it, or end it."""
     gpu = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 0)
     capturing = True
-    tried: list[torch.device] = []
+    tried: list[tuple[torch.device, bool]] = []
     monkeypatch.setattr(torch, "get_device_module", lambda kind: gpu)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(triton, "trial", tried.append)
+    monkeypatch.setattr(triton, "trial", lambda device, large: tried.append((device, large)))
     monkeypatch.setattr(triton, "_found", {})
     call = library.Call(torch.device("cuda"), torch.float32, (1, 4, 2), 1, 1, None)
     assert "run once before the capture" in str(triton.can_run(call))
     assert tried == []
     capturing = False
     assert triton.can_run(call) is None
-    assert tried == [torch.device("cuda", 0)]
+    assert tried == [(torch.device("cuda", 0), False)]
     capturing = True
     assert triton.can_run(call) is None
     assert len(tried) == 1
+    large = call._replace(shape=(1, 64, 60, 60), groups=16)
+    assert "run once before the capture" in str(triton.can_run(large))
+    capturing = False
+    assert triton.can_run(large) is None
+    assert tried[1:] == [(torch.device("cuda", 0), True)]
 
 
 def test_what_it_cannot_take() -> None:

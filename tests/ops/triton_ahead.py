@@ -32,7 +32,7 @@ SHAPES = (
 NORM = ("means", "norm_mean", "norm_invstd", "norm_weight", "norm_bias")
 MAPS = {"x", "y", "residual", "dy", "dx", "dz"}
 SAMPLES = 256
-WIDE = {"means", "norm_mean", "norm_invstd"}
+WIDE = {"means", "part_means", "norm_mean", "norm_invstd"}
 
 
 class Case(NamedTuple):
@@ -48,49 +48,52 @@ class Case(NamedTuple):
 def cases(channels: int, n: int, total: int, last: bool, itemsize: int) -> Iterator[Case]:
     """Every kernel that maps of this shape take, each with and without what is optional."""
     d = channels // total
-    tile = configuration.tile(total, d, n, last)
-    alone = configuration.tile(channels, 1, n, last)
-    near, once = tile.near(n, itemsize), tile.chunks(n) == 1
+    one, two = (configuration.tile(total, d, n, last, maps) for maps in (1, 2))
+    alone = configuration.tile(channels, 1, n, last, 1)
+    near = one.near(n, itemsize)
 
     def case(
         name: str,
         kernel: Any,
         absent: tuple[str, ...] = (),
         more: dict[str, Any] | None = None,
-        of: Tile = tile,
+        of: Tile = two,
     ) -> Case:
-        groups = channels if of is alone else total
+        groups = channels if name == "moments" else total
+        turns = of.turns(groups, n, last, itemsize)
         sizes = {"samples": SAMPLES, "groups": groups, "n": n, "count": SAMPLES * n}
         sizes |= {"blocks": of.blocks(groups), "chunks": of.chunks(n)}
-        meta = {"GROUPS": of.groups, "DEPTH": of.depth, **(more or {})}
-        if name.startswith("finish"):
-            sizes["d"] = d
-        else:
-            meta |= {"d": channels // groups, **of.lies(channels, groups, n, last)}
+        sizes |= {**turns._asdict(), "lag": configuration.LAG}
+        meta = {"GROUPS": of.groups, "DEPTH": of.depth, "d": channels // groups, **(more or {})}
+        if not name.startswith("finish"):
+            meta |= of.lies(channels, groups, n, last)
+        if "turns" in name or name.startswith("finish"):
+            meta["MERGED"] = of.merged
         return Case(name, kernel, absent, meta, of, sizes)
 
     yield case("moments", statistics.moments, of=alone)
-    way = {"WHOLE": near, "ONCE": near and once}
-    plain = {**way, "GIVEN": False, "RELU": False}
-    yield case("enhance", forward.enhance, (*NORM, "residual"), plain)
-    with_sum = {**way, "GIVEN": False, "RELU": True}
-    yield case("enhance sum", forward.enhance, NORM, with_sum)
-    for given in (True, False) if near else (True,):
-        behind = {**way, "GIVEN": given, "RELU": True}
-        yield case(f"enhance norm {given}", forward.enhance, ("g",), behind)
+    way, kernel = {"ONCE": one.chunks(n) == 1}, forward.enhance
     if not near:
-        yield case("scores", statistics.scores, NORM)
-        yield case("scores norm", statistics.scores, ("g",))
-    if tile.near(n, 2 * itemsize):
+        way, kernel = {}, forward.enhance_in_turns
+    called = "enhance" if near else "enhance turns"
+    plain = {**way, "GIVEN": False, "RELU": False}
+    yield case(called, kernel, (*NORM, "residual"), plain, one)
+    yield case(f"{called} sum", kernel, NORM, {**plain, "RELU": True}, one)
+    for given in (True, False):
+        absent = ("g", "part_means") if given else ("g",)
+        behind = {**way, "GIVEN": given, "RELU": True}
+        yield case(f"{called} norm {given}", kernel, absent, behind, one)
+    if two.near(n, 2 * itemsize):
+        once = two.chunks(n) == 1
         yield case("whole", backward.whole, ("y", "dz"), {"ONCE": once})
         yield case("whole sum", backward.whole, (), {"ONCE": once})
     else:
-        yield case("sums", backward.sums, (*NORM, "y", "dz"))
-        yield case("apply", backward.apply, (*NORM, "dnorm_weight", "dnorm_bias"))
+        yield case("turns", backward.in_turns, (*NORM, "y", "dz", "of_norm"))
+        yield case("turns sum", backward.in_turns, (*NORM, "of_norm"))
+        yield case("turns norm", backward.in_turns, ("g",))
     yield case("sums norm", backward.sums, ("g",))
     yield case("apply norm", backward.apply, ("g",))
     yield case("apply frozen", backward.apply, ("g", "dnorm_weight", "dnorm_bias"))
-    yield case("finish", backward.finish, (*NORM, "of_norm"))
     yield case("finish norm", backward.finish)
 
 
@@ -101,6 +104,8 @@ def kind(name: str, case: Case, dtype: str) -> str:
         return "*" + dtype
     if name in case.sizes:
         return "constexpr" if case.sizes[name] == 1 else "i32"
+    if name == "state":
+        return "*i32"
     return "fp32" if name == "eps" else "*fp64" if name in WIDE else "*fp32"
 
 

@@ -1,23 +1,22 @@
 """Fused kernels for GPUs, in Triton: the counterpart of `cpu`.
 
-A group that the caches hold is read from memory once and written once; a larger one is read three
-times in forward: for the means of its channels, for the deviation, and to write. The kernels
-are in triton_kernels. With TRITON_INTERPRET=1 set before Triton is imported they take CPU
-tensors too, slowly, so that anyone can check them.
+A group is read from memory once and written once: what is needed of it again the chip or its
+caches hold. The kernels are in triton_kernels, triton_steps runs them. With TRITON_INTERPRET=1
+set before Triton is imported they take CPU tensors too, slowly, so that anyone can check them.
 """
 
 import importlib.util
+import math
 import warnings
 
 import torch
 from torch import Tensor
 
-from sgekit.ops import eager
+from sgekit.ops import eager, triton_steps
 from sgekit.ops.library import Call
 from sgekit.ops.reference import output_dtype
 from sgekit.ops.triton_kernels import configuration
 from sgekit.ops.triton_maps import Maps, floats, interpreted, launch
-from sgekit.ops.triton_statistics import NO_NORM, Norm, means_of, scores_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cuda", "xpu")
@@ -44,28 +43,36 @@ def can_run(call: Call) -> str | None:
     of_kind = torch.get_device_module(kind)
     if not of_kind.is_available():  # tensors without memory can be traced
         return None
-    index = call.device.index
-    return _unfit(kind, of_kind.current_device() if index is None else index)
+    index = of_kind.current_device() if call.device.index is None else call.device.index
+    reason = _unfit(kind, index, False)
+    return _unfit(kind, index, True) if reason is None and _large(call, depth) else reason
 
 
-def _unfit(kind: str, index: int) -> str | None:
-    """Why this GPU can't, found out once for each."""
-    if (kind, index) not in _found:
+def _large(call: Call, depth: int) -> bool:
+    """Whether programs may take turns with a map, as it may lie."""
+    n = math.prod(call.shape) // max(call.shape[0] * call.shape[call.channel_dim], 1)
+    tile = configuration.tile(call.groups, depth, n, True, 2)
+    return not tile.near(n, 2 * call.dtype.itemsize)
+
+
+def _unfit(kind: str, index: int, large: bool) -> str | None:
+    """Why this GPU can't, or not with large maps, found out once for each."""
+    if (kind, index, large) not in _found:
         if kind == "cuda" and torch.cuda.is_current_stream_capturing():
             return "its first call can't be part of a CUDA graph; run once before the capture"
-        _found[kind, index] = _find_out(kind, index)
-    return _found[kind, index]
+        _found[kind, index, large] = _find_out(kind, index, large)
+    return _found[kind, index, large]
 
 
-_found: dict[tuple[str, int], str | None] = {}
+_found: dict[tuple[str, int, bool], str | None] = {}
 
 
-def _find_out(kind: str, index: int) -> str | None:
+def _find_out(kind: str, index: int, large: bool) -> str | None:
     if kind == "cuda" and torch.version.hip is None:
         major, minor = torch.cuda.get_device_capability(index)
         if major < 8:
             return f"Triton needs compute capability 8.0, this GPU has {major}.{minor}"
-    failure = trial(torch.device(kind, index))
+    failure = trial(torch.device(kind, index), large)
     if failure is None:
         return None
     reason = f"a trial of the kernels on this GPU failed: {failure}"
@@ -75,15 +82,16 @@ def _find_out(kind: str, index: int) -> str | None:
     return reason
 
 
-def trial(device: torch.device) -> str | None:
-    """Compare small results with those of plain PyTorch; None, or what went wrong.
+def trial(device: torch.device, large: bool) -> str | None:
+    """Compare results with those of plain PyTorch; None, or what went wrong.
 
-    No GPU has run the kernels yet. What a compiler or driver makes of them must not end a user's
-    training.
+    Of a small map, or of one so large that programs take turns. No GPU has run the kernels yet.
+    What a compiler or driver makes of them must not end a user's training.
     """
+    shape = (2, 40, 40, 16) if large else (2, 8, 8, 16)
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         made = torch.Generator().manual_seed(0)
-        x, dy = (torch.randn(2, 16, 8, 8, generator=made).to(device) for _ in range(2))
+        x, dy = (torch.randn(shape, generator=made).to(device).movedim(-1, 1) for _ in range(2))
         weight, bias = (torch.randn(4, generator=made).to(device) for _ in range(2))
         given = weight, bias, x, 1e-5, 1, "relu"
         plain = eager.forward(x, *given)
@@ -115,29 +123,19 @@ def forward_into(
     channel_dim: int, activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """g, mean and std; the result is written to y, which may be x or the residual itself."""
-    from sgekit.ops.triton_kernels import forward as kernels
-
     samples, channels, groups = x.shape[0], x.shape[channel_dim], weight.shape[0]
-    d = channels // groups
     g, mean, std = (
-        floats(x, samples, groups, d), floats(x, samples, groups), floats(x, samples, groups)
+        floats(x, samples, groups, channels // groups), floats(x, samples, groups),
+        floats(x, samples, groups),
     )  # fmt: skip
     if x.numel() == 0:
         return g.zero_(), mean.zero_(), std.zero_()
     maps = Maps.of(x, channel_dim)
-    xs = maps.readable(x)
-    kept = None if residual is None else maps.readable(residual)
     written = maps.writable(y)
-    tile = configuration.tile(groups, d, maps.n, maps.last)
-    chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
-    if not whole:
-        g.copy_(means_of(xs, maps)[0].view(g.shape))
-        mean, std = scores_of(xs, maps, groups, tile, g, None, None)
-    launch(
-        kernels.enhance, tile, maps, groups, xs, written, kept, weight.contiguous(),
-        bias.contiguous(), g, mean, std, *(None,) * 5, groups, d, maps.n, tile.blocks(groups),
-        chunks, eps, WHOLE=whole, ONCE=whole and chunks == 1, GIVEN=False,
-        RELU=activation == "relu", **maps.lies(tile, groups), programs=1 if whole else chunks,
+    kept = None if residual is None else maps.readable(residual)
+    triton_steps.enhance(
+        maps, maps.readable(x), written, kept, weight, bias, g, mean, std, None, None, False, eps,
+        activation,
     )  # fmt: skip
     maps.settle(y, written)
     return g, mean, std
@@ -166,66 +164,20 @@ def backward(
     to_dz = None if y is None else dz_written
     weight, bias, g, mean, std = (t.contiguous() for t in (weight, bias, g, mean, std))
     dy, x = maps.readable(dy), maps.readable(x)
-    tile = configuration.tile(groups, d, maps.n, maps.last)
-    if tile.near(maps.n, 2 * x.element_size()):  # x and dy
-        launch(
-            kernels.whole, tile, maps, groups, dy, x, after, weight, bias, g, mean, std,
-            dx_written, to_dz, dweight, dbias, groups, d, maps.n, tile.blocks(groups),
-            tile.chunks(maps.n), eps, ONCE=tile.chunks(maps.n) == 1, **maps.lies(tile, groups),
-            programs=1,
+    tile = configuration.tile(groups, d, maps.n, maps.last, 2)
+    if not tile.near(maps.n, 2 * x.element_size()):  # dy and x
+        triton_steps.backward(
+            maps, dy, x, after, weight, bias, g, mean, std, None, None, to_dz, dx_written,
+            dweight, dbias, eps, False,
         )  # fmt: skip
     else:
-        in_parts(
-            maps, dy, x, after, weight, bias, g, mean, std, None, None, to_dz, dx_written,
-            dweight, dbias, eps, None,
+        chunks = tile.chunks(maps.n)
+        launch(
+            kernels.whole, tile, maps.programs(tile, groups), dy, x, after, weight, bias, g, mean,
+            std, dx_written, to_dz, dweight, dbias, groups, d, maps.n, tile.blocks(groups),
+            chunks, eps, ONCE=chunks == 1, **maps.lies(tile, groups),
         )  # fmt: skip
     maps.settle(dx, dx_written)
     if y is not None:
         maps.settle(dz, dz_written)
     return dx, dz, dweight, dbias
-
-
-def in_parts(
-    maps: Maps, dy: Tensor, x: Tensor, y: Tensor | None, weight: Tensor, bias: Tensor,
-    g: Tensor | None, mean: Tensor, std: Tensor, means: Tensor | None, norm: Norm | None,
-    dz: Tensor | None, dx: Tensor, dweight: Tensor, dbias: Tensor, eps: float,
-    batch: bool | None,
-) -> tuple[Tensor, Tensor] | None:  # fmt: skip
-    """Backward in two readings: writes dz where there is one, dx, dweight and dbias.
-
-    Returns the gradients of the norm's weight and bias where there is a norm; `batch` says
-    that its statistics were those of x.
-    """
-    from sgekit.ops.triton_kernels import backward as kernels
-
-    groups, n, samples = weight.shape[0], maps.n, maps.samples
-    d = maps.channels // groups
-    tile = configuration.tile(groups, d, n, maps.last)
-    blocks, chunks = tile.blocks(groups), tile.chunks(n)
-    of_groups = floats(x, 2, chunks, samples, groups)
-    of_channels = floats(x, 2 if norm is None else 4, chunks, samples, maps.channels)
-    h = floats(x, samples, maps.channels)
-    of_norm = None if norm is None else floats(x, 2, samples, maps.channels)
-    with_norm = (means, *(norm or NO_NORM))
-    lies = maps.lies(tile, groups)
-    launch(
-        kernels.sums, tile, maps, groups, dy, x, y, weight, bias, g, mean, std, *with_norm, dz,
-        of_groups, of_channels, samples, groups, d, n, blocks, chunks, eps, **lies,
-        programs=chunks,
-    )  # fmt: skip
-    launch(
-        kernels.finish, tile, maps, groups, of_groups, of_channels, weight, std, *with_norm,
-        dweight, dbias, h, of_norm, samples, groups, d, n, blocks, chunks, eps, programs=1,
-    )  # fmt: skip
-    of_weight = of_bias = None
-    if norm is not None and of_norm is not None:
-        of_bias, of_weight = of_norm.sum(1, dtype=torch.float64).unbind()
-        of_weight = of_weight * norm.invstd
-        of_weight, of_bias = of_weight.float(), of_bias.float()
-    over_batch = (of_weight, of_bias) if batch else (None, None)
-    launch(
-        kernels.apply, tile, maps, groups, dy if dz is None else dz, x, weight, bias, g, mean,
-        std, dweight, dbias, h, *with_norm, *over_batch, dx, groups, d, n, blocks, chunks,
-        samples * n, eps, **lies, programs=chunks,
-    )  # fmt: skip
-    return None if of_weight is None or of_bias is None else (of_weight, of_bias)

@@ -69,21 +69,23 @@ class Maps(NamedTuple):
             ordered.copy_(written.view(ordered.shape))
         return y
 
+    def programs(self, tile: Tile, groups: int) -> int:
+        """One for each block of groups of each sample."""
+        return self.samples * tile.blocks(groups)
+
     def lies(self, tile: Tile, groups: int) -> dict[str, Any]:
         """What every kernel on tiles of these maps is compiled for."""
         return tile.lies(self.channels, groups, self.n, self.last)
 
 
-def launch(
-    kernel: Any, tile: Tile, maps: Maps, groups: int, *args: Any, programs: int, **meta: Any
-) -> None:
-    """Run a kernel, on the device of its tensors, with a program for each block of groups of
-    each sample, so many times."""
-    grid = (maps.samples * tile.blocks(groups) * programs,)
+def launch(kernel: Any, tile: Tile, programs: int, *args: Any, **meta: Any) -> None:
+    """Run a kernel on so many programs, on the device of its tensors."""
     if not interpreted():
         kernel = torch.library.wrap_triton(kernel)  # itself, but for in a graph
     with _on(args[0].device):
-        kernel[grid](*args, **meta, GROUPS=tile.groups, DEPTH=tile.depth, num_warps=tile.warps)
+        kernel[(programs,)](
+            *args, **meta, GROUPS=tile.groups, DEPTH=tile.depth, num_warps=tile.warps
+        )
 
 
 def _on(device: torch.device) -> Any:

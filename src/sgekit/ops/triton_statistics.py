@@ -1,4 +1,4 @@
-"""Statistics of maps too large for one program, for `triton` and `triton_tail`."""
+"""Statistics that a batch norm wants, for `triton_tail`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sgekit.ops.triton_kernels import configuration
-from sgekit.ops.triton_kernels.configuration import Tile
 from sgekit.ops.triton_maps import Maps, floats, launch
 
 
@@ -28,34 +27,16 @@ def means_of(x: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
 
     channels, n = maps.channels, maps.n
     # A channel is a group of its own here.
-    tile = configuration.tile(channels, 1, n, maps.last)
+    tile = configuration.tile(channels, 1, n, maps.last, 1)
     chunks = tile.chunks(n)
     sizes = chunks, maps.samples, channels
     means = torch.empty(sizes, dtype=torch.float64, device=x.device)
     squares = floats(x, *sizes)
     launch(
-        kernels.moments, tile, maps, channels, x, means, squares, maps.samples, channels, 1, n,
-        tile.blocks(channels), chunks, **maps.lies(tile, channels), programs=chunks,
+        kernels.moments, tile, maps.programs(tile, channels) * chunks, x, means, squares,
+        maps.samples, channels, 1, n, tile.blocks(channels), chunks, **maps.lies(tile, channels),
     )  # fmt: skip
     return _merged(means, squares, n, tile.positions)
-
-
-def scores_of(
-    x: Tensor, maps: Maps, groups: int, tile: Tile, g: Tensor | None, means: Tensor | None,
-    norm: Norm | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Mean and deviation of the likeness c, `(B, G)`."""
-    from sgekit.ops.triton_kernels import statistics as kernels
-
-    n, chunks = maps.n, tile.chunks(maps.n)
-    means_of_c, squares_of_c = (floats(x, chunks, maps.samples, groups) for _ in range(2))
-    launch(
-        kernels.scores, tile, maps, groups, x, g, means, *(norm or NO_NORM), means_of_c,
-        squares_of_c, maps.samples, groups, maps.channels // groups, n, tile.blocks(groups), chunks,
-        **maps.lies(tile, groups), programs=chunks,
-    )  # fmt: skip
-    mean, squares = _merged(means_of_c, squares_of_c, n, tile.positions)
-    return mean.float(), (squares.double() / max(n - 1, 1)).sqrt_().float()
 
 
 def _merged(means: Tensor, squares: Tensor, n: int, positions: int) -> tuple[Tensor, Tensor]:

@@ -1,17 +1,15 @@
 """The kernels of `triton` around a batch norm: the counterpart of `cpu_tail`.
 
-Forward reads x for the norm's statistics and once more, or for a group that does not fit on the
-chip twice more, to write y. Backward reads dy, x and y and writes dz, then reads dz and x and
-writes dx.
+Forward reads x for the norm's statistics and once more to write y. Backward reads dy, x and y and
+writes dz, then reads dz and x and writes dx.
 """
 
 import torch
 from torch import Tensor
 
-from sgekit.ops.triton import in_parts
-from sgekit.ops.triton_kernels import configuration
-from sgekit.ops.triton_maps import Maps, launch
-from sgekit.ops.triton_statistics import Norm, means_of, scores_of
+from sgekit.ops import triton_steps
+from sgekit.ops.triton_maps import Maps
+from sgekit.ops.triton_statistics import Norm, means_of
 
 
 def moments(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,10 +32,7 @@ def forward(
     y: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `cpu_tail.forward`."""
-    from sgekit.ops.triton_kernels import forward as kernels
-
     samples, channels, groups = x.shape[0], x.shape[channel_dim], weight.shape[0]
-    d = channels // groups
     if y is None:
         y = torch.empty_like(x)
     mean, std = (x.new_empty((samples, groups), dtype=torch.float32) for _ in range(2))
@@ -52,18 +47,9 @@ def forward(
     kept = None if residual is None else maps.readable(residual)
     written = maps.writable(y)
     norm = _norm(norm_mean, norm_invstd, norm_weight, norm_bias)
-    tile = configuration.tile(groups, d, maps.n, maps.last)
-    chunks, whole = tile.chunks(maps.n), tile.near(maps.n, xs.element_size())
-    if not whole:
-        if not given:
-            means, given = means_of(xs, maps)[0], True
-        mean, std = scores_of(xs, maps, groups, tile, None, means, norm)
-    launch(
-        kernels.enhance, tile, maps, groups, xs, written, kept, weight.contiguous(),
-        bias.contiguous(), None, mean, std, means, *norm, groups, d, maps.n,
-        tile.blocks(groups), chunks, eps, WHOLE=whole,
-        ONCE=whole and chunks == 1, GIVEN=given, RELU=activation == "relu",
-        **maps.lies(tile, groups), programs=1 if whole else chunks,
+    triton_steps.enhance(
+        maps, xs, written, kept, weight, bias, None, mean, std, means, norm, given, eps,
+        activation,
     )  # fmt: skip
     return maps.settle(y, written), means, mean, std
 
@@ -87,7 +73,7 @@ def backward(
         return dx, dz, none, none.clone(), dweight.zero_(), dbias.zero_()
     after = None if y is None else maps.readable(y)
     to_dz = None if y is None else dz_written
-    of_norm = in_parts(
+    of_norm = triton_steps.backward(
         maps, maps.readable(dy), maps.readable(x), after, weight.contiguous(),
         bias.contiguous(), None, mean.contiguous(), std.contiguous(),
         means.double().contiguous(), _norm(norm_mean, norm_invstd, norm_weight, norm_bias),

@@ -22,7 +22,12 @@ class Sizes(NamedTuple):
     on their way at a time as memory's latency wants."""
 
 
-SIZES = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
+ONE = Sizes(tile=8192, once=8192, gathered=8192, thread=64)
+"""For kernels that hold one map at a time."""
+TWO = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
+"""For those of the gradient, which hold x and dy."""
+FEW = Sizes(tile=2048, once=4096, gathered=2048, thread=16)
+"""For few positions of whole channels, read one by one from addresses that differ by constants."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
 """Where each number has an address of its own in a thread, there is room for fewer."""
 DEEPEST = 4096
@@ -31,9 +36,21 @@ ADJACENT = 16
 """Channels that a tile has next to one another where they are in memory: a sector of 32 bytes."""
 ALIGN = 16
 """What may divide the numbers of groups and positions is of interest up to this."""
-NEAR = 2**18
+NEAR = 2**16
 """Bytes that a program's groups may have where it goes over them more than once. What it has
-read is then in the cache next to it, or in the one behind."""
+read is then in the cache next to it; those of all programs of a GPU at a time fit into the one
+behind, of 40 to 60 MB."""
+SMALL = 64
+"""Positions up to which the kernels are compiled for their number."""
+SET = 2**20
+"""Numbers whose steps follow closely on one another where groups are too large for that."""
+LAG = 2
+"""Sets between two steps of a set: while programs are at those, what the next step waits for is
+done. The cache behind holds as many sets."""
+MERGED = 2048
+"""Statistics of chunks that one program puts together at a time."""
+SPAN = 64
+"""Bytes side by side in memory that one set has at least: what memory hands out at once."""
 
 
 class Tile(NamedTuple):
@@ -42,7 +59,7 @@ class Tile(NamedTuple):
     groups: int
     depth: int
     positions: int
-    thread: int = SIZES.thread
+    thread: int
 
     @property
     def warps(self) -> int:
@@ -69,19 +86,54 @@ class Tile(NamedTuple):
             "EXACT": groups % self.groups == 0 and self.depth * groups == channels,
             "EVEN": math.gcd(groups, ALIGN),
             "ALIGN": math.gcd(n, ALIGN),
+            "SIZE": n if n <= SMALL else 0,
             "POSITIONS": self.positions,
         }
+
+    def turns(self, groups: int, n: int, last: bool, itemsize: int) -> "Turns":
+        """How maps of which a program has one chunk are gone over."""
+        block, blocks = self.groups * self.depth * n, self.blocks(groups)
+        least = -(-SPAN // (self.groups * self.depth * itemsize)) if last else 1
+        fitting = (k for k in range(2, blocks + 1) if blocks % k == 0 and k * block <= SET)
+        span = max(fitting, default=1)
+        while span < least and blocks % (2 * span) == 0:
+            span *= 2
+        return Turns(span, max(SET // (span * block), 1))
+
+    @property
+    def merged(self) -> int:
+        """Chunks whose statistics are put together at a time."""
+        return max(MERGED // (self.groups * self.depth), 1)
 
     def wide(self, channels: int, n: int, last: bool) -> bool:
         """Whether offsets inside a tile need more than 32 bits."""
         return (self.positions * channels if last else self.groups * self.depth * n) >= 2**31
 
 
-def tile(groups: int, d: int, n: int, last: bool) -> Tile:
-    """For maps of n positions with groups of d channels, adjacent in memory or not."""
+class Turns(NamedTuple):
+    """The order in which programs with a chunk each take their steps."""
+
+    span: int
+    """Blocks of groups that a column of a set has side by side."""
+    many: int
+    """Columns of a set."""
+
+    def programs(self, samples: int, blocks: int, chunks: int, steps: int) -> int:
+        """How many there are, those with nothing to do included."""
+        sets = -(-samples * (blocks // self.span) // self.many)
+        return (sets + LAG * (steps - 1)) * steps * self.many * self.span * chunks
+
+
+def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
+    """For maps of n positions with groups of d channels, adjacent in memory or not.
+
+    `maps`: how many a program holds at a time, one or two.
+    """
     depth = power(d)
     adjacent = groups * d if last and depth == d else 1 if last else n
-    sizes = SIZES if adjacent % 4 == 0 else NARROW
+    sizes = ONE if maps == 1 else TWO
+    if adjacent % 4 != 0:
+        sizes = FEW if not last and n <= SMALL else NARROW
     together = max(min(ADJACENT // depth, power(groups)), 1) if last else 1
     positions = power(n)
     if together * depth * positions > sizes.once:

@@ -32,6 +32,14 @@ def aligned(n, ALIGN: tl.constexpr):
 
 
 @triton.jit
+def sized(n, ALIGN: tl.constexpr, SIZE: tl.constexpr):
+    """n, known when compiled where that is SIZE: then a thread's addresses differ by constants."""
+    if not SIZE:
+        return aligned(n, ALIGN)
+    return SIZE
+
+
+@triton.jit
 def offsets(
     groups, d: tl.constexpr, n, LAST: tl.constexpr, WIDE: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
@@ -96,6 +104,12 @@ def write(
 
 
 @triton.jit
+def fetched(pointer, present):
+    """What another program may just have written: from the cache that all programs share."""
+    return tl.load(pointer, mask=present, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
 def positions_of(chunk, n, POSITIONS: tl.constexpr):
     """Which positions the map has, [1, POSITIONS], and how many of them."""
     first = chunk * POSITIONS
@@ -131,6 +145,16 @@ def snapped(mean, x, channel, present, sample, groups, d, n, LAST: tl.constexpr)
     other = tl.load(x + last, mask=present, other=0.0).to(tl.float32)
     near = tl.abs(one - mean) <= 9.6e-7 * tl.abs(one)  # 8 units of the last place
     return tl.where(near & (one == other), one, mean)
+
+
+@triton.jit
+def means_of_tile(xs, valid, count):
+    """Of each channel of a tile that is 0 beyond its map: the mean, in two parts whose sum has
+    twice the digits, and what the first part leaves."""
+    part = 1.0 / count
+    high = tl.sum(xs, 2) * part
+    rest = tl.where(valid[:, None, :], xs - high[:, :, None], 0.0)
+    return high, tl.sum(rest, 2) * part, rest
 
 
 @triton.jit
@@ -178,7 +202,7 @@ def features(xs, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, 
     the norm's. Without a norm z is x, and the scale and the last mean nothing.
     """
     if means is not None:
-        wide = tl.load(means + row, mask=present, other=0.0)
+        wide = fetched(means + row, present)
         high, low = in_two(wide)
         scale, descriptor, away = affine(
             norm_mean, norm_invstd, norm_weight, norm_bias, wide, channel, present
@@ -187,7 +211,7 @@ def features(xs, g, means, norm_mean, norm_invstd, norm_weight, norm_bias, row, 
         c = likeness(rest, scale * descriptor)
         z = rest * scale[:, :, None] + descriptor[:, :, None]
     else:
-        descriptor = tl.load(g + row, mask=present, other=0.0)
+        descriptor = fetched(g + row, present)
         rest = xs - descriptor[:, :, None]
         c = likeness(rest, descriptor)
         z = xs
@@ -201,8 +225,7 @@ def numbers_of(weight, bias, mean, std, group, to, there):
     """What belongs to each group: the parameters, and the likeness's mean and deviation."""
     w = tl.load(weight + group, mask=there, other=0.0).to(tl.float32)
     b = tl.load(bias + group, mask=there, other=0.0).to(tl.float32)
-    middle = tl.load(mean + to, mask=there, other=0.0)
-    return w, b, middle, tl.load(std + to, mask=there, other=0.0)
+    return w, b, fetched(mean + to, there), fetched(std + to, there)
 
 
 @triton.jit
