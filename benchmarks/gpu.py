@@ -110,6 +110,10 @@ def inference(options: argparse.Namespace, name: str, compiled: bool) -> Callabl
 # -- scaler ------------------------------------------------------------------------------------
 
 
+AFTER = 20
+"""Steps that still follow the first loss that is not finite."""
+
+
 def scaler(options: argparse.Namespace) -> list[dict[str, Any]]:
     """fp16 training on made-up images of ten classes: whether the loss stays finite."""
     rows = []
@@ -137,6 +141,8 @@ def scaler(options: argparse.Namespace) -> list[dict[str, Any]]:
             losses.append(float(loss.detach()))
             if first is None and not math.isfinite(losses[-1]):
                 first = step
+            if first is not None and step >= first + AFTER:
+                break
         finite = sum(map(math.isfinite, losses))
         rows.append(
             {"network": name, "losses": losses, "skipped": skipped, "first not finite": first}

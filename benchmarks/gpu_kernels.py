@@ -231,9 +231,10 @@ def layers(
     made: dict[str, Callable[[], nn.Module]] = {
         "sgekit module": lambda: sgekit.SpatialGroupEnhance(shape[1]),
         "formula": lambda: Formula(GROUPS),
-        "formula compiled": lambda: torch.compile(Formula(GROUPS), dynamic=False),
         **{name: partial(make, shape[1]) for name, make in CONTENDERS.items()},
     }
+    if shape[1:] in STAGES:  # compiling takes seconds
+        made["formula compiled"] = lambda: torch.compile(Formula(GROUPS), dynamic=False)
     runs = {}
     for name, make in made.items():
         leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
@@ -260,9 +261,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "near 32 KB": {"NEAR": 2**15},
     "near 128 KB": {"NEAR": 2**17},
     "near 256 KB": {"NEAR": 2**18},
-    "half a set": {"SET": 2**19},
-    "two sets": {"SET": 2**21},
-    "lag 1": {"LAG": 1},
+    "half a set": {"SET": 2**18},
+    "two sets": {"SET": 2**20},
+    "half as far apart": {"APART": 384},
+    "twice as far apart": {"APART": 1536},
 }
 
 

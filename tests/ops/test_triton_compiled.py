@@ -71,7 +71,7 @@ def reads_widely(row: dict[str, Any]) -> None:
     # A channel that is a group of its own has likeness and gate for itself. A kernel of turns has
     # two or three steps, of which a program takes one, and what merges chunks.
     most = 110 if used == 1 else 80
-    most = 170 if "turns" in row["kernel"] else most
+    most = 130 if "turns" in row["kernel"] else most
     assert row["instructions"] <= most * row["numbers"], row
 
 

@@ -42,15 +42,14 @@ class Case(NamedTuple):
     meta: dict[str, Any]
     tile: Tile
     sizes: dict[str, int]
-    """Whole numbers that it is given: where 16 divides one, or it is 1, the compiler knows it."""
+    """Whole numbers that it is given."""
 
 
 def cases(channels: int, n: int, total: int, last: bool, itemsize: int) -> Iterator[Case]:
     """Every kernel that maps of this shape take, each with and without what is optional."""
     d = channels // total
     one, two = (configuration.tile(total, d, n, last, maps) for maps in (1, 2))
-    alone = configuration.tile(channels, 1, n, last, 1)
-    near = one.near(n, itemsize)
+    alone = configuration.tile(channels, 1, n, last, 0)
 
     def case(
         name: str,
@@ -60,10 +59,10 @@ def cases(channels: int, n: int, total: int, last: bool, itemsize: int) -> Itera
         of: Tile = two,
     ) -> Case:
         groups = channels if name == "moments" else total
-        turns = of.turns(groups, n, last, itemsize)
+        turns = of.turns(SAMPLES, groups, n, last, itemsize, 3)
         sizes = {"samples": SAMPLES, "groups": groups, "n": n, "count": SAMPLES * n}
         sizes |= {"blocks": of.blocks(groups), "chunks": of.chunks(n)}
-        sizes |= {**turns._asdict(), "lag": configuration.LAG}
+        sizes |= turns._asdict()
         meta = {"GROUPS": of.groups, "DEPTH": of.depth, "d": channels // groups, **(more or {})}
         if not name.startswith("finish"):
             meta |= of.lies(channels, groups, n, last)
@@ -72,17 +71,18 @@ def cases(channels: int, n: int, total: int, last: bool, itemsize: int) -> Itera
         return Case(name, kernel, absent, meta, of, sizes)
 
     yield case("moments", statistics.moments, of=alone)
-    way, kernel = {"ONCE": one.chunks(n) == 1}, forward.enhance
-    if not near:
-        way, kernel = {}, forward.enhance_in_turns
-    called = "enhance" if near else "enhance turns"
-    plain = {**way, "GIVEN": False, "RELU": False}
-    yield case(called, kernel, (*NORM, "residual"), plain, one)
-    yield case(f"{called} sum", kernel, NORM, {**plain, "RELU": True}, one)
-    for given in (True, False):
-        absent = ("g", "part_means") if given else ("g",)
-        behind = {**way, "GIVEN": given, "RELU": True}
-        yield case(f"{called} norm {given}", kernel, absent, behind, one)
+    for name, absent, given, relu, of in (
+        ("", (*NORM, "residual"), False, False, one),
+        (" sum", NORM, False, True, one),
+        (" norm True", ("g", "part_means"), True, True, one),
+        (" norm False", ("g",), False, True, two),
+    ):
+        kernel, called = forward.enhance_in_turns, "enhance turns"
+        meta = {"GIVEN": given, "RELU": relu}
+        if of.near(n, itemsize):
+            kernel, called = forward.enhance, "enhance"
+            meta["ONCE"] = of.chunks(n) == 1
+        yield case(called + name, kernel, absent, meta, of)
     if two.near(n, 2 * itemsize):
         once = two.chunks(n) == 1
         yield case("whole", backward.whole, ("y", "dz"), {"ONCE": once})
@@ -103,7 +103,7 @@ def kind(name: str, case: Case, dtype: str) -> str:
     if name in MAPS:
         return "*" + dtype
     if name in case.sizes:
-        return "constexpr" if case.sizes[name] == 1 else "i32"
+        return "i32"
     if name == "state":
         return "*i32"
     return "fp32" if name == "eps" else "*fp64" if name in WIDE else "*fp32"
@@ -120,7 +120,6 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
         (k,): [["tt.divisibility", 16]]
         for k, name in enumerate(names)
         if signature[name].startswith("*")
-        or (signature[name] == "i32" and case.sizes[name] % 16 == 0)
     }
     source = ASTSource(case.kernel, signature, constants, aligned)
     target = GPUTarget("cuda", capability, 32)

@@ -11,10 +11,10 @@ from sgekit.ops.triton_kernels.turns import turn
 @triton.jit
 def order(
     state: Any, found: Any, samples: Any, blocks: Any, chunks: Any, span: Any, many: Any,
-    lag: Any, steps: tl.constexpr, last: tl.constexpr,
+    sets: Any, lag: Any, steps: tl.constexpr, last: tl.constexpr,
 ) -> None:  # fmt: skip
     step, sample, block, chunk, some = turn(
-        state, samples, blocks, chunks, span, many, lag, steps, last
+        state, samples, blocks, chunks, span, many, sets, lag, steps, last
     )
     to = found + tl.program_id(0) * 4
     tl.store(to, tl.where(some, step, -1))

@@ -161,7 +161,8 @@ def _cpu_kernels() -> bool:
 
 
 def _gpu_kernels() -> bool:
-    call = library.Call(torch.device("cuda"), torch.float32, (1, 1, 1), 1, 1, None)
+    # A map so large that kernels of every kind are tried.
+    call = library.Call(torch.device("cuda"), torch.float32, (1, 64, 2**16), 1, 1, None)
     return library.why_not("triton", call) is None
 
 

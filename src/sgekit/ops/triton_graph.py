@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.library import triton_op
 
 from sgekit.ops import triton, triton_tail
+from sgekit.ops.triton_maps import in_graphs
 
 
 @triton_op("sgekit::gpu_enhance", mutates_args=())
@@ -19,7 +20,8 @@ def enhance(
     channel_dim: int, activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `eager.forward`; differentiable once."""
-    return triton.forward(x, weight, bias, residual, eps, channel_dim, activation)
+    with in_graphs():
+        return triton.forward(x, weight, bias, residual, eps, channel_dim, activation)
 
 
 @triton_op("sgekit::gpu_enhance_backward", mutates_args=())
@@ -28,7 +30,8 @@ def enhance_backward(
     y: Tensor | None, eps: float, channel_dim: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `eager.backward`."""
-    return triton.backward(dy, x, weight, bias, g, mean, std, y, eps, channel_dim)
+    with in_graphs():
+        return triton.backward(dy, x, weight, bias, g, mean, std, y, eps, channel_dim)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -57,7 +60,8 @@ enhance.register_autograd(_backward, setup_context=_keep)
 @triton_op("sgekit::gpu_batch_moments", mutates_args=())
 def batch_moments(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """As `tail_library.batch_moments`."""
-    means, mean, var = triton_tail.moments(x, channel_dim)
+    with in_graphs():
+        means, mean, var = triton_tail.moments(x, channel_dim)
     return means.clone(), mean, var
 
 
@@ -68,10 +72,11 @@ def norm_enhance(
     residual: Tensor | None, eps: float, channel_dim: int, activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `tail_library.norm_enhance`."""
-    y, taken, mean, std = triton_tail.forward(
-        x, norm_mean, norm_invstd, norm_weight, norm_bias, means, weight, bias, residual, eps,
-        channel_dim, activation,
-    )  # fmt: skip
+    with in_graphs():
+        y, taken, mean, std = triton_tail.forward(
+            x, norm_mean, norm_invstd, norm_weight, norm_bias, means, weight, bias, residual, eps,
+            channel_dim, activation,
+        )  # fmt: skip
     return y, taken if means is None else taken.new_empty((0, 0)), mean, std
 
 
@@ -82,7 +87,8 @@ def norm_enhance_backward(
     std: Tensor, weight: Tensor, bias: Tensor, eps: float, channel_dim: int, batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """As `tail_library.norm_enhance_backward`."""
-    return triton_tail.backward(
-        dy, x, y, norm_mean, norm_invstd, norm_weight, norm_bias, means, mean, std, weight,
-        bias, eps, channel_dim, batch,
-    )  # fmt: skip
+    with in_graphs():
+        return triton_tail.backward(
+            dy, x, y, norm_mean, norm_invstd, norm_weight, norm_bias, means, mean, std, weight,
+            bias, eps, channel_dim, batch,
+        )  # fmt: skip

@@ -27,7 +27,7 @@ def means_of(x: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
 
     channels, n = maps.channels, maps.n
     # A channel is a group of its own here.
-    tile = configuration.tile(channels, 1, n, maps.last, 1)
+    tile = configuration.tile(channels, 1, n, maps.last, 0)
     chunks = tile.chunks(n)
     sizes = chunks, maps.samples, channels
     means = torch.empty(sizes, dtype=torch.float64, device=x.device)

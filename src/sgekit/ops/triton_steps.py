@@ -19,7 +19,8 @@ def enhance(
 
     groups, n, samples = weight.shape[0], maps.n, maps.samples
     d = maps.channels // groups
-    tile = configuration.tile(groups, d, n, maps.last, 1)
+    # A norm that keeps its statistics has more to hold: means of x too.
+    tile = configuration.tile(groups, d, n, maps.last, 1 if given or norm is None else 2)
     blocks, chunks = tile.blocks(groups), tile.chunks(n)
     shared = (
         x, y, residual, weight.contiguous(), bias.contiguous(), g, mean, std, means,
@@ -38,12 +39,12 @@ def enhance(
         sizes = chunks, samples, maps.channels
         part_means = torch.empty(sizes, dtype=torch.float64, device=x.device)
     part_middles, part_squares = (floats(x, chunks, samples, groups) for _ in range(2))
-    turns = tile.turns(groups, n, maps.last, x.element_size())
+    turns = tile.turns(samples, groups, n, maps.last, x.element_size(), steps)
     state = _state(x, maps, tile, groups, steps)
     launch(
-        kernels.enhance_in_turns, tile, turns.programs(samples, blocks, chunks, steps), *shared,
+        kernels.enhance_in_turns, tile, turns.programs(chunks, steps), *shared,
         part_means, part_middles, part_squares, state, samples, groups, d, n, blocks, chunks,
-        *turns, configuration.LAG, eps, MERGED=tile.merged, **how,
+        *turns, eps, MERGED=tile.merged, **how,
     )  # fmt: skip
 
 
@@ -76,12 +77,12 @@ def backward(
     with_norm = (means, *(norm or NO_NORM))
     lies = maps.lies(tile, groups)
     if not batch and not tile.near(n, 2 * x.element_size()):  # dy and x
-        turns = tile.turns(groups, n, maps.last, x.element_size())
+        turns = tile.turns(samples, groups, n, maps.last, x.element_size(), 2)
         launch(
-            kernels.in_turns, tile, turns.programs(samples, blocks, chunks, 2), dy, x, y, weight,
+            kernels.in_turns, tile, turns.programs(chunks, 2), dy, x, y, weight,
             bias, g, mean, std, *with_norm, dz, dx, dweight, dbias, h, of_norm, of_groups,
             of_channels, _state(x, maps, tile, groups, 2), samples, groups, d, n, blocks, chunks,
-            *turns, configuration.LAG, eps, MERGED=tile.merged, **lies,
+            *turns, eps, MERGED=tile.merged, **lies,
         )  # fmt: skip
         return None if of_norm is None or norm is None else _of_norm(of_norm, norm)
     programs = maps.programs(tile, groups)

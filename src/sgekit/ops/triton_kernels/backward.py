@@ -19,6 +19,7 @@ from sgekit.ops.triton_kernels.tiles import (
     fetched,
     gate,
     groups_of,
+    kernel,
     likeness,
     numbers_of,
     offsets,
@@ -36,14 +37,15 @@ from sgekit.ops.triton_kernels.turns import arrive, open_up, turn, wait
 
 @triton.jit
 def seen(
-    dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups,
-    d: tl.constexpr, n, eps, LAST: tl.constexpr, EXACT: tl.constexpr,
+    dy, x, y, descriptor, middle, spread, w, b, base, at, inside, chunk, n, eps,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
 ):  # fmt: skip
-    """Of a chunk, without a norm: where it lies, what arrives, x less its mean, and t, s, da."""
-    inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+    """Of a chunk, without a norm: what arrives, x less its mean, and t, s, da.
+
+    It returns nothing that an address is made of: torch.compile would take what this reads for
+    written.
+    """
     valid, _ = positions_of(chunk, n, POSITIONS)
-    base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
     xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
     rest = xs - descriptor[:, :, None]
     t, s = gate(likeness(rest, descriptor), middle, spread, w, b, eps, valid)
@@ -52,10 +54,10 @@ def seen(
     else:
         source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
     da = tl.sum(source * xs, 1) * s * (1 - s)
-    return inside, base, source, rest, t, s, da
+    return source, rest, t, s, da
 
 
-@triton.jit
+@kernel
 def whole(
     dy, x, y, weight, bias, g, mean, std, dx, dz, dweight, dbias, groups, d: tl.constexpr, n,
     blocks, chunks, eps, ONCE: tl.constexpr,
@@ -79,9 +81,11 @@ def whole(
     w, b, middle, spread = numbers_of(weight, bias, mean, std, group, to, there)
 
     if ONCE:
-        inside, base, source, rest, t, s, da = seen(
-            dy, x, y, descriptor, middle, spread, w, b, at, sample, block, 0, groups, d, n, eps,
-            LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+        inside = within(block, 0, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+        base = start(sample, block, 0, groups, d, n, LAST, GROUPS, POSITIONS)
+        source, rest, t, s, da = seen(
+            dy, x, y, descriptor, middle, spread, w, b, base, at, inside, 0, n, eps, GROUPS,
+            DEPTH, POSITIONS,
         )  # fmt: skip
         of_bias = da
         of_weight = da * t
@@ -93,9 +97,11 @@ def whole(
         da_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
         t_rest = tl.zeros([GROUPS, DEPTH], tl.float32)
         for chunk in range(chunks):
-            inside, base, source, rest, t, s, da = seen(
-                dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups, d, n,
-                eps, LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+            source, rest, t, s, da = seen(
+                dy, x, y, descriptor, middle, spread, w, b, base, at, inside, chunk, n, eps,
+                GROUPS, DEPTH, POSITIONS,
             )  # fmt: skip
             of_bias += da
             of_weight += da * t
@@ -113,9 +119,11 @@ def whole(
 
     for chunk in range(1 if ONCE else chunks):
         if not ONCE:
-            inside, base, source, rest, t, s, da = seen(
-                dy, x, y, descriptor, middle, spread, w, b, at, sample, block, chunk, groups, d, n,
-                eps, LAST, EXACT, GROUPS, DEPTH, POSITIONS,
+            inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
+            base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
+            source, rest, t, s, da = seen(
+                dy, x, y, descriptor, middle, spread, w, b, base, at, inside, chunk, n, eps,
+                GROUPS, DEPTH, POSITIONS,
             )  # fmt: skip
         if y is not None:
             write(dz + base, at, inside, source, GROUPS, DEPTH, POSITIONS)
@@ -250,7 +258,7 @@ def put(
     write(dx + base, at, inside, out, GROUPS, DEPTH, POSITIONS)
 
 
-@triton.jit
+@kernel
 def sums(
     dy, x, y, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
     dz, of_groups, of_channels, samples, groups, d: tl.constexpr, n, blocks, chunks, eps,
@@ -278,7 +286,7 @@ def sums(
     )  # fmt: skip
 
 
-@triton.jit
+@kernel
 def finish(
     of_groups, of_channels, weight, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
     dweight, dbias, h, of_norm, samples, groups, d: tl.constexpr, n, blocks, chunks, eps,
@@ -293,7 +301,7 @@ def finish(
     )  # fmt: skip
 
 
-@triton.jit
+@kernel
 def apply(
     dz, x, weight, bias, g, mean, std, dweight, dbias, h, means, norm_mean, norm_invstd,
     norm_weight, norm_bias, dnorm_weight, dnorm_bias, dx, groups, d: tl.constexpr, n, blocks,
@@ -318,11 +326,11 @@ def apply(
     )  # fmt: skip
 
 
-@triton.jit
+@kernel
 def in_turns(
     dy, x, y, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight, norm_bias,
     dz, dx, dweight, dbias, h, of_norm, of_groups, of_channels, state, samples, groups,
-    d: tl.constexpr, n, blocks, chunks, span, many, lag, eps,
+    d: tl.constexpr, n, blocks, chunks, span, many, sets, lag, eps,
     LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
     ALIGN: tl.constexpr, SIZE: tl.constexpr, MERGED: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
@@ -332,17 +340,17 @@ def in_turns(
     groups = aligned(groups, EVEN)
     n = sized(n, ALIGN, SIZE)
     step, sample, block, chunk, some = turn(
-        state, samples, blocks, chunks, span, many, lag, 2, LAST
+        state, samples, blocks, chunks, span, many, sets, lag, 2, LAST
     )
     if some:
         at = offsets(groups, d, n, LAST, WIDE, GROUPS, DEPTH, POSITIONS)
         inside = within(block, chunk, groups, d, n, EXACT, GROUPS, DEPTH, POSITIONS)
         base = start(sample, block, chunk, groups, d, n, LAST, GROUPS, POSITIONS)
-        xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
         if y is not None:
             source = arrives(dy + base, y + base, at, inside, GROUPS, DEPTH, POSITIONS)
         else:
             source = read(dy + base, at, inside, GROUPS, DEPTH, POSITIONS)
+        xs = read(x + base, at, inside, GROUPS, DEPTH, POSITIONS)
         added = state + 1 + sample * blocks + block
         if step == 0:
             if y is not None:

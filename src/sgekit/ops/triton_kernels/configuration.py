@@ -5,7 +5,9 @@ for compute capability 8.0 to 10.0 (tests/ops/test_triton_compiled.py). No GPU h
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+
+import torch
 
 
 class Sizes(NamedTuple):
@@ -25,7 +27,8 @@ class Sizes(NamedTuple):
 ONE = Sizes(tile=8192, once=8192, gathered=8192, thread=64)
 """For kernels that hold one map at a time."""
 TWO = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
-"""For those of the gradient, which hold x and dy."""
+"""For those of the gradient, which hold x and dy, and for groups of one channel, in which each
+number has a likeness and a gate."""
 FEW = Sizes(tile=2048, once=4096, gathered=2048, thread=16)
 """For few positions of whole channels, read one by one from addresses that differ by constants."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
@@ -42,12 +45,12 @@ read is then in the cache next to it; those of all programs of a GPU at a time f
 behind, of 40 to 60 MB."""
 SMALL = 64
 """Positions up to which the kernels are compiled for their number."""
-SET = 2**20
+SET = 2**19
 """Numbers whose steps follow closely on one another where groups are too large for that."""
-LAG = 2
-"""Sets between two steps of a set: while programs are at those, what the next step waits for is
-done. The cache behind holds as many sets."""
-MERGED = 2048
+APART = 768
+"""Programs that begin between a set's step and its next, more than a GPU has at a time: what the
+next step waits for is done by then."""
+MERGED = 1024
 """Statistics of chunks that one program puts together at a time."""
 SPAN = 64
 """Bytes side by side in memory that one set has at least: what memory hands out at once."""
@@ -90,15 +93,26 @@ class Tile(NamedTuple):
             "POSITIONS": self.positions,
         }
 
-    def turns(self, groups: int, n: int, last: bool, itemsize: int) -> "Turns":
+    def turns(
+        self, samples: int, groups: int, n: int, last: bool, itemsize: int, steps: int
+    ) -> "Turns":
         """How maps of which a program has one chunk are gone over."""
         block, blocks = self.groups * self.depth * n, self.blocks(groups)
         least = -(-SPAN // (self.groups * self.depth * itemsize)) if last else 1
-        fitting = (k for k in range(2, blocks + 1) if blocks % k == 0 and k * block <= SET)
-        span = max(fitting, default=1)
+        span = 1
+        for k in range(2, blocks + 1):
+            if k * block > SET:
+                break
+            span = k if blocks % k == 0 else span
         while span < least and blocks % (2 * span) == 0:
             span *= 2
-        return Turns(span, max(SET // (span * block), 1))
+        many = max(round(SET / (span * block)), 1)
+        columns = samples * (blocks // span)
+        if isinstance(samples, int):  # in a graph with any number of samples it is none
+            many = min(many, -(-columns // steps))
+        sets = -(-columns // many)
+        apart = -(-APART // (steps * many * span * self.chunks(n)))
+        return Turns(span, many, sets, _at_most(apart, sets, steps))
 
     @property
     def merged(self) -> int:
@@ -111,27 +125,34 @@ class Tile(NamedTuple):
 
 
 class Turns(NamedTuple):
-    """The order in which programs with a chunk each take their steps."""
+    """The order in which programs with a chunk each take their steps; `turns.turn` tells more."""
 
     span: int
     """Blocks of groups that a column of a set has side by side."""
     many: int
     """Columns of a set."""
+    sets: int
+    lag: int
+    """Sets from one step of a set to its next."""
 
-    def programs(self, samples: int, blocks: int, chunks: int, steps: int) -> int:
-        """How many there are, those with nothing to do included."""
-        sets = -(-samples * (blocks // self.span) // self.many)
-        return (sets + LAG * (steps - 1)) * steps * self.many * self.span * chunks
+    def programs(self, chunks: int, steps: int) -> int:
+        """How many there are, those included whose column the last set lacks."""
+        return steps * self.sets * self.many * self.span * chunks
+
+
+def _at_most(apart: int, sets: int, steps: int) -> int:
+    """The lag for sets so far apart, as far as there are so many."""
+    return cast(int, torch.sym_max(torch.sym_min(apart, sets // (steps - 1)), 1))
 
 
 def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
     """For maps of n positions with groups of d channels, adjacent in memory or not.
 
-    `maps`: how many a program holds at a time, one or two.
+    `maps`: how many a program gates at a time, one or two, or none where it takes sums alone.
     """
     depth = power(d)
     adjacent = groups * d if last and depth == d else 1 if last else n
-    sizes = ONE if maps == 1 else TWO
+    sizes = TWO if maps > 1 or (maps == 1 and d == 1) else ONE
     if adjacent % 4 != 0:
         sizes = FEW if not last and n <= SMALL else NARROW
     together = max(min(ADJACENT // depth, power(groups)), 1) if last else 1

@@ -13,6 +13,7 @@ from sgekit.ops.triton_kernels.tiles import (
     fetched,
     groups_of,
     in_two,
+    kernel,
     likeness,
     means_of_tile,
     numbers_of,
@@ -45,7 +46,7 @@ def put(
     write(y + base, at, inside, out, GROUPS, DEPTH, POSITIONS)
 
 
-@triton.jit
+@kernel
 def enhance(
     x, y, residual, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight,
     norm_bias, groups, d: tl.constexpr, n, blocks, chunks, eps,
@@ -160,11 +161,11 @@ def enhance(
         )  # fmt: skip
 
 
-@triton.jit
+@kernel
 def enhance_in_turns(
     x, y, residual, weight, bias, g, mean, std, means, norm_mean, norm_invstd, norm_weight,
     norm_bias, part_means, part_middles, part_squares, state, samples, groups, d: tl.constexpr, n,
-    blocks, chunks, span, many, lag, eps, GIVEN: tl.constexpr, RELU: tl.constexpr,
+    blocks, chunks, span, many, sets, lag, eps, GIVEN: tl.constexpr, RELU: tl.constexpr,
     LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,
     ALIGN: tl.constexpr, SIZE: tl.constexpr, MERGED: tl.constexpr,
     GROUPS: tl.constexpr, DEPTH: tl.constexpr, POSITIONS: tl.constexpr,
@@ -177,7 +178,7 @@ def enhance_in_turns(
     groups = aligned(groups, EVEN)
     n = sized(n, ALIGN, SIZE)
     step, sample, block, chunk, some = turn(
-        state, samples, blocks, chunks, span, many, lag, 2 if GIVEN else 3, LAST
+        state, samples, blocks, chunks, span, many, sets, lag, 2 if GIVEN else 3, LAST
     )
     if GIVEN:
         step += 1

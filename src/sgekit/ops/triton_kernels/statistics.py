@@ -6,6 +6,7 @@ import triton.language as tl
 from sgekit.ops.triton_kernels.tiles import (
     aligned,
     channels_of,
+    kernel,
     means_of_tile,
     offsets,
     positions_of,
@@ -17,7 +18,7 @@ from sgekit.ops.triton_kernels.tiles import (
 )
 
 
-@triton.jit
+@kernel
 def moments(
     x, means, squares, samples, groups, d: tl.constexpr, n, blocks, chunks,
     LAST: tl.constexpr, WIDE: tl.constexpr, EXACT: tl.constexpr, EVEN: tl.constexpr,

@@ -6,8 +6,19 @@ POSITIONS, powers of two, are the tile's. What a tile has beyond its map is mask
 EXACT says that only positions are. ALIGN divides n, and EVEN the number of groups.
 """
 
+import functools
+
 import triton
 import triton.language as tl
+
+kernel = functools.partial(
+    triton.jit,
+    do_not_specialize=(
+        "samples", "groups", "n", "blocks", "chunks", "span", "many", "sets", "lag", "count",
+    ),
+)  # fmt: skip
+"""What is called from Python: compiled for what its `tl.constexpr` say, not once more for each
+size that happens to be 1 or a multiple of 16."""
 
 
 @triton.jit
