@@ -27,10 +27,10 @@ class Sizes(NamedTuple):
 ONE = Sizes(tile=8192, once=8192, gathered=8192, thread=64)
 """For kernels that hold one map at a time."""
 TWO = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
-"""For those of the gradient, which hold x and dy, and for groups of one channel, in which each
-number has a likeness and a gate."""
+"""For those of the gradient, which hold x and dy."""
 FEW = Sizes(tile=2048, once=4096, gathered=2048, thread=16)
-"""For few positions of whole channels, read one by one from addresses that differ by constants."""
+"""For gradients of groups of one channel; and for few positions of whole channels, read one by one
+from addresses that differ by constants."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
 """Where each number has an address of its own in a thread, there is room for fewer."""
 DEEPEST = 4096
@@ -152,7 +152,8 @@ def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
     """
     depth = power(d)
     adjacent = groups * d if last and depth == d else 1 if last else n
-    sizes = TWO if maps > 1 or (maps == 1 and d == 1) else ONE
+    alone = d == 1 and maps > 0  # each number has a likeness and a gate: as much as a map more
+    sizes = (ONE, TWO, FEW)[max(maps - 1, 0) + alone]
     if adjacent % 4 != 0:
         sizes = FEW if not last and n <= SMALL else NARROW
     together = max(min(ADJACENT // depth, power(groups)), 1) if last else 1
