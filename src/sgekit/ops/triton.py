@@ -12,7 +12,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from sgekit.ops import eager, triton_steps
+from sgekit.ops import triton_steps
 from sgekit.ops.library import Call
 from sgekit.ops.reference import output_dtype
 from sgekit.ops.triton_kernels import configuration
@@ -83,30 +83,10 @@ def _find_out(kind: str, index: int, large: bool) -> str | None:
 
 
 def trial(device: torch.device, large: bool) -> str | None:
-    """Compare results with those of plain PyTorch; None, or what went wrong.
+    """`triton_trial.trial`, which imports this module."""
+    from sgekit.ops import triton_trial
 
-    Of a small map, or of one so large that programs take turns. No GPU has run the kernels yet.
-    What a compiler or driver makes of them must not end a user's training.
-    """
-    shape = (2, 40, 40, 16) if large else (2, 8, 8, 16)
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        made = torch.Generator().manual_seed(0)
-        x, dy = (torch.randn(shape, generator=made).to(device).movedim(-1, 1) for _ in range(2))
-        weight, bias = (torch.randn(4, generator=made).to(device) for _ in range(2))
-        given = weight, bias, x, 1e-5, 1, "relu"
-        plain = eager.forward(x, *given)
-        wanted = *plain, *eager.backward(dy, x, weight, bias, *plain[1:], plain[0], 1e-5, 1)
-        try:
-            y, g, mean, std = forward(x, *given)
-            back = backward(dy, x, weight, bias, g, mean, std, plain[0], 1e-5, 1)
-        except Exception as error:  # whatever a compiler, its absence or a driver may raise
-            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        names = ("y", "g", "mean", "std", "dx", "dz", "dweight", "dbias")
-        found = y, g, mean, std, *back
-        for name, ours, theirs in zip(names, found, wanted, strict=True):
-            if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4):
-                return f"wrong numbers in {name}"
-    return None
+    return triton_trial.trial(device, large)
 
 
 def forward(

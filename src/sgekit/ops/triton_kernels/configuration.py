@@ -33,6 +33,8 @@ FEW = Sizes(tile=2048, once=4096, gathered=2048, thread=16)
 from addresses that differ by constants."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
 """Where each number has an address of its own in a thread, there is room for fewer."""
+DEEP = 1024
+"""Channels of a group, beyond which what belongs to each of them is what fills registers."""
 DEEPEST = 4096
 """Channels of a group, at most: a tile holds all of them."""
 ADJACENT = 16
@@ -66,7 +68,9 @@ class Tile(NamedTuple):
 
     @property
     def warps(self) -> int:
-        """4 or 8."""
+        """4 or 8, or 16 where a thread would have too much of a group's channels."""
+        if self.depth > DEEP:
+            return 16
         return min(max(self.groups * self.depth * self.positions // (32 * self.thread), 4), 8)
 
     def chunks(self, n: int) -> int:
