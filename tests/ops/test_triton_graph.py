@@ -95,6 +95,13 @@ with FakeTensorMode():
     large = torch.empty(6, 256, 80, 80, device="cuda")  # programs take turns
     print(graph(layer, large, w))
     print(graph(back, large, w, g, m))
+    if dynamic:  # one graph for sizes of the same kind
+        made = []
+        compiled = torch.compile(layer, dynamic=True, backend=lambda m, i: made.append(m) or m)
+        with torch.no_grad():
+            for size in ((6, 256, 80, 84), (5, 256, 76, 88)):
+                compiled(torch.empty(size, device="cuda"), w)
+        assert len(made) == 1, len(made)
 """
 
 

@@ -95,8 +95,8 @@ def test_turns_of_real_maps(
     held = ((steps - 1) * turns.lag + 1) * numbers * itemsize
     assert held <= 40 * 2**20
     assert 1 <= turns.lag <= max(turns.sets // (steps - 1), 1)
-    if turns.sets >= 8 * (steps - 1):
-        between = turns.lag * steps * turns.many * turns.span * chunks
+    if turns.sets >= 8 * (steps - 1):  # from a column's last chunk to its first in the next step
+        between = steps * (turns.lag * turns.many - 1) * turns.span * chunks
         assert between >= configuration.APART
     busy = steps * samples * blocks * chunks
     assert busy >= 0.85 * turns.programs(chunks, steps)

@@ -24,10 +24,11 @@ from sgekit.ops.triton_kernels import backward, configuration, forward, statisti
 from sgekit.ops.triton_kernels.configuration import Tile
 
 # Channels, positions and groups: the block outputs of a ResNet-50, a detector's finest map; then
-# numbers that no power of two divides as well, and few channels a group.
+# numbers that no power of two divides as well, few channels a group, and an odd size.
 SHAPES = (
     (256, 3136, 64), (512, 784, 64), (1024, 196, 64), (2048, 49, 64), (256, 67200, 64),
     (320, 784, 64), (72, 3136, 24), (20, 784, 20), (64, 3136, 16),
+    (1024, 1050, 64),
 )  # fmt: skip
 NORM = ("means", "norm_mean", "norm_invstd", "norm_weight", "norm_bias")
 MAPS = {"x", "y", "residual", "dy", "dx", "dz"}

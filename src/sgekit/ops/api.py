@@ -12,7 +12,7 @@ from sgekit.ops import library, reference
 from sgekit.ops import processes as _processes  # noqa: F401  (notes forks)
 from sgekit.ops.autograd import Enhance
 from sgekit.ops.layout import Layout
-from sgekit.ops.triton_kernels.configuration import DEEPEST
+from sgekit.ops.triton_kernels.configuration import DEEPEST, GPUS
 from sgekit.ops.validation import validate, validate_switches
 
 IMPLEMENTATIONS = ("cpu", "triton", library.REFERENCE)
@@ -151,7 +151,8 @@ def compiled_for(call: library.Call, needs_grad: bool) -> str | None:
     if call.device.type == "cpu":
         return "cpu" if not needs_grad and _cpu_kernels() else None
     fits = call.shape[call.channel_dim] // call.groups <= DEEPEST
-    return "triton" if call.device.type == "cuda" and fits and _gpu_kernels() else None
+    kind = call.device.type
+    return "triton" if kind in GPUS and fits and _gpu_kernels(kind) else None
 
 
 def _cpu_kernels() -> bool:
@@ -160,9 +161,9 @@ def _cpu_kernels() -> bool:
     return library.why_not("cpu", call) is None
 
 
-def _gpu_kernels() -> bool:
+def _gpu_kernels(kind: str) -> bool:
     # A map so large that kernels of every kind are tried.
-    call = library.Call(torch.device("cuda"), torch.float32, (1, 64, 2**16), 1, 1, None)
+    call = library.Call(torch.device(kind), torch.float32, (1, 64, 2**16), 1, 1, None)
     return library.why_not("triton", call) is None
 
 

@@ -19,14 +19,12 @@ from sgekit.ops.triton_kernels import configuration
 from sgekit.ops.triton_maps import Maps, floats, interpreted, launch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-DEVICES = ("cuda", "xpu")
-"""Where Triton's kernels run; "cuda" is ROCm's name as well."""
 
 
 def can_run(call: Call) -> str | None:
     """None, or the reason why not."""
     kind = call.device.type
-    if kind not in (*DEVICES, "cpu"):
+    if kind not in (*configuration.GPUS, "cpu"):
         return f"it runs on a GPU, not on {kind}"
     if importlib.util.find_spec("triton") is None:
         return "it needs the package triton, which is not installed"

@@ -111,9 +111,9 @@ def launch(kernel: Any, tile: Tile, programs: int, *args: Any, **meta: Any) -> N
 
 
 def _on(device: torch.device) -> Any:
-    if device.type != "cuda" or torch.cuda.device_count() < 2:
+    if device.type == "cpu" or torch.get_device_module(device).device_count() < 2:
         return contextlib.nullcontext()
-    return torch.cuda.device(device)
+    return torch.get_device_module(device).device(device)
 
 
 def floats(like: Tensor, *sizes: int) -> Tensor:

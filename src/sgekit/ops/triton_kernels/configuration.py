@@ -4,7 +4,6 @@ A tile stays in registers with room for several programs on a processor, as the 
 for compute capability 8.0 to 10.0 (tests/ops/test_triton_compiled.py). No GPU has timed it yet.
 """
 
-import math
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -29,10 +28,12 @@ ONE = Sizes(tile=8192, once=8192, gathered=8192, thread=64)
 TWO = Sizes(tile=4096, once=8192, gathered=4096, thread=32)
 """For those of the gradient, which hold x and dy."""
 FEW = Sizes(tile=2048, once=4096, gathered=2048, thread=16)
-"""For gradients of groups of one channel; and for few positions of whole channels, read one by one
-from addresses that differ by constants."""
+"""For gradients of groups of one channel; and where positions of whole channels are read one by
+one."""
 NARROW = Sizes(tile=2048, once=2048, gathered=1024, thread=8)
-"""Where each number has an address of its own in a thread, there is room for fewer."""
+"""Where channels are read one by one: each number has an address of its own in a thread."""
+GPUS = ("cuda", "xpu")
+"""Where Triton's kernels run; "cuda" is ROCm's name as well."""
 DEEP = 1024
 """Channels of a group, beyond which what belongs to each of them is what fills registers."""
 DEEPEST = 4096
@@ -50,8 +51,8 @@ SMALL = 64
 SET = 2**19
 """Numbers whose steps follow closely on one another where groups are too large for that."""
 APART = 768
-"""Programs that begin between a set's step and its next, more than a GPU has at a time: what the
-next step waits for is done by then."""
+"""Programs that begin between the end of a set's step and its next, more than a GPU has at a time:
+what the next step waits for is done by then."""
 MERGED = 1024
 """Statistics of chunks that one program puts together at a time."""
 SPAN = 64
@@ -91,8 +92,8 @@ class Tile(NamedTuple):
             "LAST": last,
             "WIDE": self.wide(channels, n, last),
             "EXACT": groups % self.groups == 0 and self.depth * groups == channels,
-            "EVEN": math.gcd(groups, ALIGN),
-            "ALIGN": math.gcd(n, ALIGN),
+            "EVEN": divisor(groups),
+            "ALIGN": divisor(n),
             "SIZE": n if n <= SMALL else 0,
             "POSITIONS": self.positions,
         }
@@ -104,19 +105,23 @@ class Tile(NamedTuple):
         block, blocks = self.groups * self.depth * n, self.blocks(groups)
         least = -(-SPAN // (self.groups * self.depth * itemsize)) if last else 1
         span = 1
-        for k in range(2, blocks + 1):
+        for k in (k for k in range(2, blocks + 1) if blocks % k == 0):
             if k * block > SET:
                 break
-            span = k if blocks % k == 0 else span
+            span = k
         while span < least and blocks % (2 * span) == 0:
             span *= 2
-        many = max(round(SET / (span * block)), 1)
+        column = span * block
+        many = torch.sym_max((SET + column // 2) // column, 1)
         columns = samples * (blocks // span)
         if isinstance(samples, int):  # in a graph with any number of samples it is none
-            many = min(many, -(-columns // steps))
+            many = torch.sym_min(many, -(-columns // steps))
         sets = -(-columns // many)
-        apart = -(-APART // (steps * many * span * self.chunks(n)))
-        return Turns(span, many, sets, _at_most(apart, sets, steps))
+        # Programs between a column's last chunk in one step and its first in the next: those of
+        # lag * many - 1 columns in each step.
+        apart = -(-APART // (steps * span * self.chunks(n))) + 1
+        lag = torch.sym_max(torch.sym_min(-(-apart // many), sets // (steps - 1)), 1)
+        return Turns(*cast(tuple[int, int, int, int], (span, many, sets, lag)))
 
     @property
     def merged(self) -> int:
@@ -144,11 +149,6 @@ class Turns(NamedTuple):
         return steps * self.sets * self.many * self.span * chunks
 
 
-def _at_most(apart: int, sets: int, steps: int) -> int:
-    """The lag for sets so far apart, as far as there are so many."""
-    return cast(int, torch.sym_max(torch.sym_min(apart, sets // (steps - 1)), 1))
-
-
 def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
     """For maps of n positions with groups of d channels, adjacent in memory or not.
 
@@ -159,9 +159,9 @@ def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
     alone = d == 1 and maps > 0  # each number has a likeness and a gate: as much as a map more
     sizes = (ONE, TWO, FEW)[max(maps - 1, 0) + alone]
     if adjacent % 4 != 0:
-        sizes = FEW if not last and n <= SMALL else NARROW
+        sizes = NARROW if last else FEW
     together = max(min(ADJACENT // depth, power(groups)), 1) if last else 1
-    positions = power(n)
+    positions = power(n) if n <= sizes.once else 2 * sizes.once  # a graph holds for all larger
     if together * depth * positions > sizes.once:
         positions = min(max(sizes.tile // (together * depth), 1), positions)
     while together < groups and 2 * together * depth * positions <= sizes.gathered:
@@ -171,4 +171,15 @@ def tile(groups: int, d: int, n: int, last: bool, maps: int) -> Tile:
 
 def power(number: int) -> int:
     """The least power of two that is not less."""
-    return 1 << max(number - 1, 0).bit_length()
+    found = 1
+    while found < number:  # a graph holds for all numbers between two powers
+        found *= 2
+    return found
+
+
+def divisor(number: int) -> int:
+    """The largest power of two up to ALIGN that divides it."""
+    found = ALIGN
+    while number % found:
+        found //= 2
+    return found
