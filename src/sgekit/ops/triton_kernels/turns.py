@@ -20,8 +20,8 @@ def turn(
 
     `state` counts the programs that began. A set has `many` columns, each of `span` blocks side by
     side. Time has slots: in slot i the first step takes set i, the second set i - lag, the third
-    i - 2 * lag, tile by tile in turn; as many steps as have a set. More than `lag` sets for each
-    step but the first, or only one set.
+    i - 2 * lag, tile by tile in turn; as many steps as have a set. There are at least `lag` sets
+    for each step but the first, or there is only one.
     """
     ticket = tl.atomic_add(state, 1, sem="relaxed", scope="gpu")
     column_size = span * chunks
