@@ -300,6 +300,16 @@ def test_launches_outside_graphs_are_the_kernels_own(monkeypatch: pytest.MonkeyP
     assert len(wrapped) == 1
 
 
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "_unfit", lambda kind, index, large: None)
+    call = library.Call(torch.device("cuda", 0), torch.float32, (1, 4, 2), 1, 1, None)
+    assert triton.can_run(call) is None
+    monkeypatch.setenv("SGEKIT_TRITON", "0")
+    assert "turns it off" in str(triton.can_run(call))
+    # In the interpreter nobody takes it unasked.
+    assert triton.can_run(call._replace(device=torch.device("cpu"))) is None
+
+
 def test_what_it_cannot_take() -> None:
     one = torch.ones(1)
     with pytest.raises(InputError, match="does not do for"):

@@ -7,6 +7,7 @@ set before Triton is imported they take CPU tensors too, slowly, so that anyone 
 
 import importlib.util
 import math
+import os
 import warnings
 
 import torch
@@ -26,6 +27,8 @@ def can_run(call: Call) -> str | None:
     kind = call.device.type
     if kind not in (*configuration.GPUS, "cpu"):
         return f"it runs on a GPU, not on {kind}"
+    if kind != "cpu" and os.environ.get("SGEKIT_TRITON") == "0":
+        return "SGEKIT_TRITON=0 in the environment turns it off"
     if importlib.util.find_spec("triton") is None:
         return "it needs the package triton, which is not installed"
     if kind == "cpu" and not interpreted():
