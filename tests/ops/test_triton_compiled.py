@@ -28,13 +28,17 @@ def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
 
 
 ALLOWED = {
-    "whole sum": 16,
-    "enhance sum": 8,
-    "enhance turns sum": 8,
-    "apply frozen": 8,
+    "apply frozen": 16,
+    "enhance": 8,
     "enhance norm False": 16,
+    "enhance sum": 8,
     "enhance turns norm True": 8,
+    "enhance turns sum": 8,
+    "turns": 16,
     "turns norm": 16,
+    "turns sum": 8,
+    "whole": 8,
+    "whole sum": 16,
 }
 """Bytes of stack a thread; every other kernel has none."""
 
