@@ -200,10 +200,16 @@ TRIALS = {
         "ResNet-18, eight epochs", "--epochs", "8", model="resnet18",
         attention="none,sge(groups=8),sge(groups=16),sge(groups=64)",
     ),
-    "trial-resnet18-rate": _trial(
-        "ResNet-18, eight epochs, a quarter of the rate", "--epochs", "8", "--lr", "0.002",
-        model="resnet18", attention="none,sge(groups=16)",
-    ),
+    **{
+        f"trial-resnet18-rate{suffix}": _trial(
+            f"ResNet-18, eight epochs, {words} the rate", "--epochs", "8", "--lr", rate,
+            model="resnet18", attention="none,sge(groups=16)",
+        )
+        for suffix, rate, words in (
+            ("-half", "0.004", "half"), ("", "0.002", "a quarter of"),
+            ("-eighth", "0.001", "an eighth of"), ("-sixteenth", "0.0005", "a sixteenth of"),
+        )
+    },
     "trial-longer": _trial("24 epochs", "--epochs", "24", attention="none,sge"),
     "trial-insertion": _trial(
         "into a trained network, four epochs more", *_INTO_TRAINED, start=True
