@@ -112,6 +112,13 @@ SERIES = {
         course=True,
         seeds="10,11,12,13,14,15,16,17",
     ),
+    "caltech101-resnet18-rate": Series(
+        "Photographs: ResNet-18 at the rate that is best without SGE, test images, new seeds",
+        ("--attention", "none,sge(groups=16)", *_photos("64", "resnet18"), "--epochs", "8",
+         "--lr", "0.001"),
+        data="caltech101",
+        seeds="18,19,20,21,22,23,24,25",
+    ),
     "caltech101-sgd": Series(
         "Photographs: the paper's optimiser, on test images with new seeds",
         ("--attention", "none,sge", *_photos("64"), "--epochs", "8", *_SGD),

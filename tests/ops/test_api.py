@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sgekit.errors import InputError
 from sgekit.ops import available, eager, library, spatial_group_enhance, spatial_group_gate
+from sgekit.ops.api import automatic, first_that_runs
 
 
 def arguments(**changes: Any) -> dict[str, Any]:
@@ -31,6 +32,7 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "channel_dim": ({"channel_dim": 2}, InputError, "1 or -1 .* not 2"),
     "eps of zero": ({"eps": 0.0}, InputError, "eps must be a number above 0, not 0.0"),
+    "eps of nothing": ({"eps": 1e-40}, InputError, "eps 1e-40 is 0 in float32, from 1.2e-38 on"),
     "no eps": ({"eps": float("nan")}, InputError, "not nan"),
     "activation": ({"activation": "gelu"}, InputError, "'gelu'"),
     "impl": ({"impl": "cuda"}, InputError, '"auto", .*"reference".* not \'cuda\''),
@@ -65,6 +67,24 @@ def test_a_named_implementation_never_falls_back(impl: str) -> None:
 def test_reference_is_always_available() -> None:
     for device in ("cpu", "cuda", "meta"):
         assert dict(available(device, torch.bfloat16))["reference"] is None
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_device_that_is_not_there_runs_no_kernels(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.get_device_module(kind), "is_available", lambda: False)
+    assert dict(available(kind))["triton"] == f"there is no {kind} device"
+
+
+def test_the_interpreter_is_not_taken_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "why_not", lambda impl, call: None)
+    call = library.Call(torch.device("cpu"), torch.float32, (1, 4, 2), 1, 1, None)
+    assert first_that_runs(call, ("triton", "reference")) == "reference"
+    assert first_that_runs(call, ("triton",)) is None
+    assert automatic() == "cpu"
+    on_gpu = call._replace(device=torch.device("cuda"))
+    assert first_that_runs(on_gpu, ("triton", "reference")) == "triton"
 
 
 @pytest.fixture

@@ -53,10 +53,15 @@ def test_compiled_inference_calls_the_kernels(dtype: torch.dtype) -> None:
         with torch.no_grad():
             torch.testing.assert_close(compiled(x), layer(x))
     assert targets.count("sgekit.enhance.default") == 1
+    weight, bias = torch.ones(4), torch.ones(4)
+    named: Any = torch.compile(spatial_group_enhance, fullgraph=True, backend=keep)
+    with torch.no_grad():
+        named(x, weight, bias, impl="cpu")
+    assert targets.count("sgekit.enhance.default") == 2
     wide = torch.randn(2, 8, 3, 5, dtype=torch.float64)  # which the kernels can't
     with torch.no_grad():
         torch.testing.assert_close(compiled(wide), layer(wide))
-    assert targets.count("sgekit.enhance.default") == 1
+    assert targets.count("sgekit.enhance.default") == 2
 
 
 @pytest.mark.slow

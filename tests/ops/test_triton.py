@@ -1,7 +1,6 @@
 """The fused GPU kernels in Triton's interpreter against the float64 transcription."""
 
 import math
-import types
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sgekit.errors import InputError
-from sgekit.ops import eager, library, spatial_group_enhance, triton, triton_maps, triton_tail
+from sgekit.ops import eager, library, spatial_group_enhance, triton, triton_maps
 from sgekit.ops.triton_kernels import configuration
 from tests.ops import truth
 from tests.ops.test_cpu import assert_close, both_layouts, exact, lay_out
@@ -218,59 +217,6 @@ def test_through_the_public_function() -> None:
         y = spatial_group_enhance(x, weight, bias, 1e-5, -1, residual, "relu", impl)
         results.append((y, *torch.autograd.grad(y.square().sum(), (x, weight, bias, residual))))
     torch.testing.assert_close(*results)
-
-
-@pytest.mark.parametrize("large", [False, True])
-def test_the_trial_finds_faults(monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    device = torch.device("cpu")
-    monkeypatch.setattr(configuration, "SET", 2**15)  # the interpreter runs idle programs slowly
-    with torch.inference_mode():
-        assert triton.trial(device, large) is None
-    real = triton.backward
-
-    def wrong(*args: Any) -> Any:
-        dx, *rest = real(*args)
-        return dx * 1.01, *rest
-
-    def broken(*args: Any) -> Any:
-        raise RuntimeError("PassManager::run failed\nand much more")
-
-    monkeypatch.setattr(triton, "backward", wrong)
-    assert triton.trial(device, large) == "wrong numbers in dx"
-    monkeypatch.setattr(triton, "backward", broken)
-    assert triton.trial(device, large) == "RuntimeError: PassManager::run failed"
-    monkeypatch.setattr(triton, "backward", real)
-    of_tail = triton_tail.backward
-    monkeypatch.setattr(
-        triton_tail, "backward", lambda *args: tuple(t * 1.01 for t in of_tail(*args))
-    )
-    assert triton.trial(device, large) == "wrong numbers in dx behind a norm"
-
-
-def test_the_trial_waits_for_the_end_of_a_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried while a CUDA graph is captured would be part of it, or end it."""
-    gpu = types.SimpleNamespace(is_available=lambda: True, current_device=lambda: 0)
-    capturing = True
-    tried: list[tuple[torch.device, bool]] = []
-    monkeypatch.setattr(torch, "get_device_module", lambda kind: gpu)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(triton, "trial", lambda device, large: tried.append((device, large)))
-    monkeypatch.setattr(triton, "_found", {})
-    call = library.Call(torch.device("cuda"), torch.float32, (1, 4, 2), 1, 1, None)
-    assert "run once before the capture" in str(triton.can_run(call))
-    assert tried == []
-    capturing = False
-    assert triton.can_run(call) is None
-    assert tried == [(torch.device("cuda", 0), False)]
-    capturing = True
-    assert triton.can_run(call) is None
-    assert len(tried) == 1
-    large = call._replace(shape=(1, 64, 60, 60), groups=16)
-    assert "run once before the capture" in str(triton.can_run(large))
-    capturing = False
-    assert triton.can_run(large) is None
-    assert tried[1:] == [(torch.device("cuda", 0), True)]
 
 
 def test_launches_outside_graphs_are_the_kernels_own(monkeypatch: pytest.MonkeyPatch) -> None:

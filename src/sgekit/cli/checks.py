@@ -9,6 +9,7 @@ import torch
 import sgekit
 from sgekit.cli import output
 from sgekit.ops import available
+from sgekit.ops.api import automatic
 
 EXAMPLES = """examples:
   sgekit checks
@@ -36,10 +37,21 @@ def _version(name: str) -> str | None:
         return None
 
 
+def missing(name: str) -> str:
+    """What is said of a package that is not there."""
+    if name == "triton":
+        return "not installed (PyTorch brings it along under Linux)"
+    return "not installed (pip install sgekit[train] brings it)"
+
+
 def execute(options: argparse.Namespace) -> int:
-    devices = (
-        ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-    )
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    devices = [device for device, found in there.items() if found]
     versions = {name: _version(name) for name in ("torch", *OPTIONAL)}
     found = {
         device: [
@@ -50,15 +62,15 @@ def execute(options: argparse.Namespace) -> int:
     }
     print(f"sgekit {sgekit.__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name, version in versions.items():
-        print(f"  {name:12} {version or 'not installed (pip install sgekit[train] brings it)'}")
+        print(f"  {name:12} {version or missing(name)}")
     print(f"  CPU threads  {torch.get_num_threads()}")
-    if torch.cuda.is_available():
-        print(f"  GPU          {torch.cuda.get_device_name()}")
+    for kind in ("cuda", "xpu"):
+        if there[kind]:
+            print(f"  GPU          {torch.get_device_module(kind).get_device_name()}")
     for device, rows in found.items():
         print(f"spatial_group_enhance on {device}:")
         for row in rows:
             print(f"  {row['impl']:12} {row['reason'] or 'runs'}")
-        chosen = next(row["impl"] for row in rows if row["runs"])
-        print(f'  impl="auto" takes {chosen}')
+        print(f'  impl="auto" takes {automatic(device)}')
     output.write_results(options, "checks", {"versions": versions, "implementations": found})
     return 0

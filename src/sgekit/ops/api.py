@@ -87,7 +87,10 @@ def spatial_group_enhance(
         t is not None and t.requires_grad for t in (x, weight, bias, residual)
     )
     arguments = (x, weight, bias, residual, eps, channel_dim, activation)
-    compiled = compiled_for(call, needs_grad) if impl == "auto" and normalize and unbiased else None
+    plain = impl == library.REFERENCE or not (normalize and unbiased)
+    compiled = None if plain else compiled_for(call, needs_grad)
+    if impl not in ("auto", compiled):
+        compiled = None
     if compiled == "triton":
         from sgekit.ops import triton_graph
 
@@ -132,8 +135,36 @@ def available(
 
     In the order in which "auto" tries them, for ordinary 4-D maps of `dtype` on `device`.
     """
-    call = library.Call(torch.device(device), dtype, (8, 256, 56, 56), 64, 1, None)
-    return [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
+    call = _ordinary(device, dtype)
+    kind = call.device.type
+    absent = kind in GPUS and not torch.get_device_module(kind).is_available()
+    reasons = [(impl, library.why_not(impl, call)) for impl in IMPLEMENTATIONS]
+    return [
+        (impl, f"there is no {kind} device" if absent and impl == "triton" else reason)
+        for impl, reason in reasons
+    ]
+
+
+def automatic(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> str:
+    """What "auto" takes, for ordinary 4-D maps of `dtype` on `device`."""
+    return first_that_runs(_ordinary(device, dtype)) or library.REFERENCE
+
+
+def _ordinary(device: torch.device | str, dtype: torch.dtype) -> library.Call:
+    return library.Call(torch.device(device), dtype, (8, 256, 56, 56), 64, 1, None)
+
+
+def first_that_runs(call: library.Call, order: tuple[str, ...] = IMPLEMENTATIONS) -> str | None:
+    """Of what "auto" tries. Triton's interpreter, which is for checking, nobody takes unasked."""
+    on_cpu = call.device.type == "cpu"
+    return next(
+        (
+            impl
+            for impl in order
+            if not (impl == "triton" and on_cpu) and library.why_not(impl, call) is None
+        ),
+        None,
+    )
 
 
 def compiled_for(call: library.Call, needs_grad: bool) -> str | None:
@@ -206,7 +237,7 @@ def _choose(call: library.Call, impl: str, normalize: bool) -> str:
         allowed = ", ".join(f'"{name}"' for name in ("auto", *IMPLEMENTATIONS))
         raise InputError(f"impl must be one of {allowed}, not {impl!r}")
     if impl == "auto":
-        return next(name for name in IMPLEMENTATIONS if library.why_not(name, call) is None)
+        return first_that_runs(call) or library.REFERENCE
     reason = library.why_not(impl, call) if normalize else "fused kernels always normalise"
     if reason is not None:
         raise InputError(f'impl="{impl}" cannot run here: {reason}; impl="auto" chooses what can')

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from sgekit.errors import InputError
 from sgekit.ops import library
-from sgekit.ops.api import compiled_for, spatial_group_enhance, traced
+from sgekit.ops.api import compiled_for, first_that_runs, spatial_group_enhance, traced
 from sgekit.ops.tail_library import (
     IMPLEMENTATIONS,
     batch_moments,
@@ -78,7 +78,7 @@ def implementation(x: Tensor, groups: int) -> str | None:
     call = library.Call(x.device, x.dtype, tuple(x.shape), groups, 1, "relu", x.dtype)
     if torch.compiler.is_dynamo_compiling():
         return compiled_for(call, needs_grad=True)
-    return next((impl for impl in IMPLEMENTATIONS if library.why_not(impl, call) is None), None)
+    return first_that_runs(call, tuple(IMPLEMENTATIONS))
 
 
 def residual_tail(

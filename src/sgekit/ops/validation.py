@@ -54,10 +54,16 @@ def validate(
         )
 
 
+LEAST_EPS = 2.0**-126
+"""The smallest normal float32, in which statistics are taken."""
+
+
 def validate_eps(eps: float) -> None:
-    """Raise InputError for anything but a number above 0, with which a constant map is 0 by 0."""
+    """Raise InputError for anything but a number above 0: without it a constant map is 0 by 0."""
     if not 0 < eps < math.inf:
         raise InputError(f"eps must be a number above 0, not {eps}; usual is 1e-5")
+    if eps < LEAST_EPS:
+        raise InputError(f"eps {eps} is 0 in float32, from {LEAST_EPS:.1e} on it is not")
 
 
 def validate_switches(**switches: bool) -> None:
