@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import platform
 import random
 import statistics
@@ -129,4 +130,14 @@ def keep(options: argparse.Namespace, rows: list[dict[str, Any]], **of: Any) -> 
         "rows": rows,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    text = json.dumps(strict(result), indent=1, allow_nan=False)
+    options.out.write_text(text + "\n", encoding="utf-8")
+
+
+def strict(value: Any) -> Any:
+    """The same with words for numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,8 +3,11 @@
     python benchmarks/gpu.py --out gpu.json               # everything, within ten minutes
     python benchmarks/gpu.py --parts errors kernels       # some of it
     python benchmarks/gpu.py --parts tiles                # other sizes of tiles and sets
+    python benchmarks/gpu.py --rehearse --out try.json    # without a GPU, in the interpreter
 
-errors     value and every gradient against float64, over shapes, layouts, types and inputs
+trial      what the package finds out before its first call: whether it takes the kernels
+errors     value and every gradient against float64, over shapes, layouts, types and inputs;
+           everything twice, and how many numbers differ then
 kernels    the share of the speed of copying, over what each call has to read and write, from
            CUDA graphs; and called from Python the formula, eager and compiled, and timm's SE,
            CBAM and ECA in the same rounds
@@ -13,179 +16,127 @@ scaler     steps of ResNet-50 in fp16 with a GradScaler, with SGE and with the f
 tiles      not among everything: how fast the kernels are with sizes other than the package's
 
 One round runs everything once, in a new order; a ratio is that of two times of the same round,
-its median stands with its quartiles. Every part is written to --out as soon as it is there.
+its median stands with its quartiles. The maps of the smallest shapes fit into a large cache, the
+copy's as well as ours. Each part is a process of its own, and what it has done is written to --out
+when it ends, also where it fails or hangs. At the end stands what was aimed at, and what was
+found. The exit code is 1 where something failed, or numbers are wrong.
 """
 
 import argparse
-import math
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import torch
-from common import (
-    arguments,
-    keep,
-    measure,
-    ratios,
-    seconds_on_gpu,
-)
-from gpu_kernels import DEVICE, errors, free, kernel_costs, random, tiles
-from networks import networks
-from torch.nn import functional as F
-
-import sgekit
-
-# -- networks ----------------------------------------------------------------------------------
+PARTS = ("trial", "errors", "kernels", "networks", "scaler", "tiles")
+LIMITS = {"trial": 90, "errors": 300, "kernels": 300, "networks": 300, "scaler": 240, "tiles": 600}
+"""Seconds, after which a part is taken for hanging."""
+REHEARSED: dict[str, Any] = {"batch": 2, "model": "resnet18", "steps": 2, "rounds": 2}
 
 
-def network_costs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for compiled in (False, True):
-        for what, make in (("training", training), ("inference", inference)):
-            torch._dynamo.reset()
-            free()
-            names = ("plain", "SGE") if compiled else tuple(networks(options.model))
-            runs = {name: make(options, name, compiled) for name in names}
-            peaks = {name: peak(run) for name, run in runs.items()} if runs else {}
-            seconds = measure(runs, options.rounds, seconds_on_gpu)
-            for name, times in seconds.items():
-                row = {"what": what, "compiled": compiled, "network": name, "ratio": ratios(
-                    seconds, name, "plain"), "milliseconds": [1e3 * s for s in times],
-                    "peak": peaks[name]}  # fmt: skip
-                rows.append(row)
-                ratio = row["ratio"]
-                print(
-                    f"{what}{', compiled' if compiled else ''}: {name}: {ratio['median']:.3f} "
-                    f"({ratio['low']:.3f}–{ratio['high']:.3f}), peak {peaks[name] / 2**30:.2f} GiB",
-                    flush=True,
-                )
-            del runs
-    return rows
+def alone(options: argparse.Namespace, part: str, kept: Path) -> None:
+    """One part, in this process; what each job gives is a line of `kept`."""
+    import torch
+    from gpu_kernels import Job, errors, kernel_costs, tiles, trial
+    from gpu_networks import network_costs, scaler
+
+    torch._dynamo.config.recompile_limit = 64
+    jobs: dict[str, Callable[[argparse.Namespace], Iterator[Job]]] = {
+        "trial": trial,
+        "errors": errors,
+        "kernels": kernel_costs,
+        "networks": network_costs,
+        "scaler": scaler,
+        "tiles": tiles,
+    }
+    with kept.open("w", encoding="utf-8") as file:
+        for label, job in jobs[part](options):
+            print(f"{part}: {label}", flush=True)
+            try:
+                rows = job()
+            except Exception as error:  # the other jobs may do
+                traceback.print_exc()
+                rows = [{"error": f"{type(error).__name__}: {error}"}]
+            for row in rows:
+                file.write(json.dumps({"job": label, **row}) + "\n")
+            file.flush()
 
 
-def peak(run: Callable[[], Any]) -> int:
-    """Bytes that one run takes beyond what is held before it."""
-    run()
-    free()
-    held = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    run()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - held
+def run(options: argparse.Namespace, part: str, seconds: float) -> list[dict[str, Any]]:
+    """The rows of one part, and one of what went wrong with it as a whole."""
+    rehearsal = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"} if options.rehearse else {}
+    environment = os.environ | rehearsal
+    own = [f"--{name}={getattr(options, name)}" for name in REHEARSED]
+    own += ["--rehearse"] if options.rehearse else []
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder) / "rows"
+        command = [sys.executable, __file__, *own, "--alone", str(kept), "--parts", part]
+        failure = None
+        try:
+            code = subprocess.run(command, timeout=seconds, env=environment, check=False).returncode
+            failure = f"ended with {code}" if code else None
+        except subprocess.TimeoutExpired:
+            failure = f"took more than {seconds:.0f} s"
+        lines = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    rows = [{"part": part, **json.loads(line)} for line in lines if line.endswith("}")]
+    return rows + ([{"part": part, "error": failure}] if failure else [])
 
 
-def training(options: argparse.Namespace, name: str, compiled: bool) -> Callable[[], Any]:
-    torch.manual_seed(0)
-    model = networks(options.model)[name]().to(DEVICE, memory_format=torch.channels_last).train()
-    step_of: Any = torch.compile(model) if compiled else model
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-    x = random((options.batch, 3, 224, 224), torch.float32, torch.channels_last)
-    target = torch.arange(options.batch, device=DEVICE) % 1000
+def main() -> int:
+    from common import arguments, keep
+    from gpu_targets import table
 
-    def step() -> None:
-        with torch.autocast(DEVICE, torch.bfloat16):
-            loss = F.cross_entropy(step_of(x), target)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def inference(options: argparse.Namespace, name: str, compiled: bool) -> Callable[[], Any]:
-    torch.manual_seed(0)
-    model = sgekit.fuse(networks(options.model)[name]()).to(DEVICE, torch.bfloat16)
-    model = model.to(memory_format=torch.channels_last)
-    run: Any = torch.compile(model) if compiled else model
-    x = random((options.batch, 3, 224, 224), torch.bfloat16, torch.channels_last)
-
-    def infer() -> Any:
-        with torch.no_grad():
-            return run(x)
-
-    return infer
-
-
-# -- scaler ------------------------------------------------------------------------------------
-
-
-AFTER = 20
-"""Steps that still follow the first loss that is not finite."""
-
-
-def scaler(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """fp16 training on made-up images of ten classes: whether the loss stays finite."""
-    rows = []
-    for name in ("SGE", "formula"):
-        torch.manual_seed(0)
-        free()
-        model = networks(options.model)[name]().to(DEVICE, memory_format=torch.channels_last)
-        optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
-        scale = torch.amp.GradScaler(DEVICE)
-        classes = torch.randn(10, 3, 128, 128, device=DEVICE)
-        losses, skipped, first = [], 0, None
-        for step in range(options.steps):
-            target = torch.randint(10, (64,), device=DEVICE)
-            x = (classes[target] + torch.randn(64, 3, 128, 128, device=DEVICE)).contiguous(
-                memory_format=torch.channels_last
-            )
-            with torch.autocast(DEVICE, torch.float16):
-                loss = F.cross_entropy(model(x), target)
-            optimizer.zero_grad()
-            scale.scale(loss).backward()
-            before = scale.get_scale()
-            scale.step(optimizer)
-            scale.update()
-            skipped += scale.get_scale() < before
-            losses.append(float(loss.detach()))
-            if first is None and not math.isfinite(losses[-1]):
-                first = step
-            if first is not None and step >= first + AFTER:
-                break
-        finite = sum(map(math.isfinite, losses))
-        rows.append(
-            {"network": name, "losses": losses, "skipped": skipped, "first not finite": first}
-        )
-        print(f"scaler: {name}: {finite} of {len(losses)} losses finite, {skipped} steps skipped")
-    return rows
-
-
-PARTS: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
-    "errors": errors,
-    "kernels": kernel_costs,
-    "networks": network_costs,
-    "scaler": scaler,
-    "tiles": tiles,
-}
-
-
-def main() -> None:
     parser = arguments(__doc__, 15)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS)[:-1])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--steps", type=int, default=1000, help="of the part scaler")
+    parser.add_argument("--minutes", type=float, default=60, help="for everything")
+    parser.add_argument("--rehearse", action="store_true", help="whether the script works")
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.error("this needs a GPU")
-    torch._dynamo.config.recompile_limit = 64
-    found: list[dict[str, Any]] = []
-    for part in options.parts:
-        began = time.perf_counter()
-        found += [{"part": part, **row} for row in PARTS[part](options)]
-        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
-        keep(
-            options, found, device=torch.cuda.get_device_name(), batch=options.batch,
-            model=options.model, triton=_version(),
-        )  # fmt: skip
+    if options.rehearse:
+        vars(options).update(REHEARSED)
+    if options.alone:
+        alone(options, options.parts[0], options.alone)
+        return 0
 
-
-def _version() -> str:
+    import torch
     import triton
 
-    return str(triton.__version__)
+    if not torch.cuda.is_available() and not options.rehearse:
+        parser.error("this needs a GPU; --rehearse tries the script without one")
+    device = "none, a rehearsal" if options.rehearse else torch.cuda.get_device_name()
+    end = time.perf_counter() + 60 * options.minutes
+    found: list[dict[str, Any]] = []
+    seconds: dict[str, float] = {}
+    targets: list[dict[str, Any]] = []
+    for part in options.parts:
+        began = time.perf_counter()
+        limit = min(10 * LIMITS[part] if options.rehearse else LIMITS[part], end - began)
+        rows = run(options, part, limit) if limit > 1 else [{"part": part, "error": "no time left"}]
+        found += rows
+        seconds[part] = round(time.perf_counter() - began, 1)
+        print(f"{part}: {seconds[part]:.0f} s", flush=True)
+        targets = [] if options.rehearse else table(found)
+        keep(
+            options, found, device=device, batch=options.batch, model=options.model,
+            triton=triton.__version__, seconds=seconds, targets=targets,
+        )  # fmt: skip
+    for target in targets:
+        print("{what}: {wanted} wanted, {measured}: {met}".format(**target))
+    failed = [row for row in found if "error" in row]
+    for row in failed:
+        print(f"failed: {row['part']}: {row.get('job', '')} {row['error']}")
+    wrong = any(target["numbers"] and target["met"] == "missed" for target in targets)
+    return 1 if failed or wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,8 @@
 import argparse
 import gc
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from common import (
     measure,
     ratios,
     replay,
+    seconds_of,
     seconds_on_gpu,
 )
 from torch import Tensor, nn
@@ -23,19 +25,70 @@ from torch.nn import functional as F
 import sgekit
 from sgekit.ops import triton as kernels
 from sgekit.ops import triton_tail
+from sgekit.ops.library import Call
 from sgekit.ops.reference import enhance
 from sgekit.ops.triton_kernels import configuration
 from sgekit.ops.triton_kernels.configuration import Sizes
 
-GROUPS = 64
-STAGES = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
-DETECTION = ((2, 256, 200, 336), (16, 256, 200, 336))
-HALVES = ((4, 256, 56, 56), (4, 2048, 7, 7), (2, 256, 200, 336), (3, 67, 31, 2))
+Job = tuple[str, Callable[[], list[dict[str, Any]]]]
+"""What is done, and what does it and gives rows; one that fails takes no other with it."""
+REHEARSAL = not torch.cuda.is_available()
+"""On the CPU, in the interpreter, with tiny maps: whether the script works, no measurement."""
+DEVICE = "cpu" if REHEARSAL else "cuda"
+GROUPS = 8 if REHEARSAL else 64
+STAGES: tuple[tuple[int, ...], ...] = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
+DETECTION: tuple[tuple[int, ...], ...] = ((2, 256, 200, 336), (16, 256, 200, 336))
+HALVES: tuple[tuple[int, ...], ...] = (
+    (4, 256, 56, 56), (4, 2048, 7, 7), (2, 256, 200, 336), (3, 67, 31, 2),
+)  # fmt: skip
 """Shapes whose errors are taken in half precision too."""
+ODD: tuple[tuple[int, ...], ...] = (
+    (3, 67, 31, 2), (1, 24, 13, 5), (2, 128, 1, 1), (2, 4096, 5, 3),
+)  # fmt: skip
+LARGE: tuple[tuple[int, ...], ...] = ((2, 256, 200, 336),)
+"""Last: programs wait for one another in them, and what hangs takes the rest with it."""
+if REHEARSAL:
+    STAGES, DETECTION = ((16, 4, 4), (32, 3, 3)), ((1, 16, 6, 6),)
+    ODD, LARGE, HALVES = ((1, 24, 5, 3),), ((1, 16, 6, 6),), ((1, 24, 5, 3),)
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEVICE = "cuda"
 TIMES = 5
 """Runs in a graph."""
+
+
+def clock(run: Callable[[], Any]) -> float:
+    return seconds_of(run) if REHEARSAL else seconds_on_gpu(run)
+
+
+def verdicts() -> dict[str, str | None]:
+    """Why the package would not take its kernels on this GPU, for maps of both kinds."""
+    if REHEARSAL:
+        return {"small": kernels.trial(torch.device(DEVICE), False), "large": None}
+    found = {}
+    for name, shape in (("small", (2, 64, 8, 8)), ("large", (1, 64, 256, 256))):
+        call = Call(torch.device(DEVICE), torch.bfloat16, shape, 1, 1, None)
+        found[name] = kernels.can_run(call)
+    return found
+
+
+def used() -> None:
+    """Raise where plain PyTorch would be measured in the kernels' place."""
+    if reasons := [reason for reason in verdicts().values() if reason is not None]:
+        raise RuntimeError(f"plain PyTorch would be taken for SGE: {reasons[0]}")
+
+
+def trial(options: argparse.Namespace) -> Iterator[Job]:
+    """What the package finds out before its first call."""
+
+    def tried() -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        found = verdicts()
+        rows = [{"maps": name, "why not": reason} for name, reason in found.items()]
+        for name, reason in found.items():
+            print(f"  {name} maps: {reason or 'the kernels are taken'}", flush=True)
+        rows.append({"maps": "both", "seconds": time.perf_counter() - began})
+        return rows
+
+    yield "small and large maps", tried
 
 
 def random(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format) -> Tensor:
@@ -45,34 +98,29 @@ def random(shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_form
 # -- errors ------------------------------------------------------------------------------------
 
 
-def errors(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Largest and root mean square error of the tensor, relative to the truth's."""
+def errors(options: argparse.Namespace) -> Iterator[Job]:
+    """Largest and root mean square error of each tensor, relative to the truth's."""
+    for shape in (*((4, *stage) for stage in STAGES[::-1]), *ODD, *LARGE):
+        for layout in LAYOUTS:
+            for name in TYPES:
+                if name == "fp32" or shape in HALVES:
+                    for mean in (0.5, 1000.0) if name == "fp32" else (0.5,):
+                        label = f"{shape} {layout} {name} mean {mean:g}"
+                        yield label, partial(error_rows, shape, layout, name, mean)
+
+
+def error_rows(shape: tuple[int, ...], layout: str, name: str, mean: float) -> list[dict[str, Any]]:
     torch.manual_seed(0)
-    shapes = [(4, *stage) for stage in STAGES] + [
-        (2, 256, 200, 336), (3, 67, 31, 2), (1, 24, 13, 5), (2, 128, 1, 1), (2, 4096, 5, 3),
-    ]  # fmt: skip
+    groups = GROUPS if shape[1] % GROUPS == 0 else 1
+    made = case(shape, groups, TYPES[name], LAYOUTS[layout], mean)
     rows = []
-    for shape in shapes:
-        groups = GROUPS if shape[1] % GROUPS == 0 else 1
-        for layout, memory_format in LAYOUTS.items():
-            for name, dtype in TYPES.items():
-                if name != "fp32" and shape not in HALVES:
-                    continue
-                for mean in (0.5, 1000.0) if name == "fp32" else (0.5,):
-                    made = case(shape, groups, dtype, memory_format, mean)
-                    for what, found in errors_of(*made).items():
-                        rows.append(
-                            {"shape": shape, "layout": layout, "type": name, "mean": mean,
-                             "tensor": what, **found}
-                        )  # fmt: skip
+    for what, found in errors_of(*made).items():
+        rows.append(
+            {"shape": shape, "layout": layout, "type": name, "mean": mean, "tensor": what, **found}
+        )
+    worst = max(rows, key=lambda row: row["largest"])
     moved = sum(row["moved"] for row in rows)
-    print(f"errors: {moved} numbers differ when the same is called again")
-    worst: dict[tuple[str, float, str], float] = {}
-    for row in rows:
-        key = row["type"], row["mean"], row["tensor"]
-        worst[key] = max(worst.get(key, 0.0), row["largest"] / (row["rounding"] or 1.0))
-    for (name, mean, what), value in worst.items():
-        print(f"errors: {name} mean {mean:g} {what}: {value:.2e}", flush=True)
+    print(f"  largest {worst['largest']:.1e}, of {worst['tensor']}; {moved} differ the second time")
     return rows
 
 
@@ -148,19 +196,30 @@ def compare(names: Any, ours: Any, again: Any, expected: Any, dtype: torch.dtype
 # -- kernels -----------------------------------------------------------------------------------
 
 
-def kernel_costs(options: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    shapes = [(options.batch, *stage) for stage in STAGES] + list(DETECTION)
-    for layout, memory_format in LAYOUTS.items():
-        for shape in shapes:
-            torch._dynamo.reset()
-            free()
-            runs = calls(shape, torch.bfloat16, memory_format)
-            rows += told({"layout": layout, "shape": shape}, graphed(runs, options.rounds))
-            alone = {"copy": runs["copy"], **layers(shape, torch.bfloat16, memory_format)}
-            seconds = measure(alone, options.rounds, seconds_on_gpu)
-            rows += told({"layout": layout, "shape": shape}, seconds)
-    return rows
+def kernel_costs(options: argparse.Namespace) -> Iterator[Job]:
+    shapes = [(options.batch, *stage) for stage in STAGES[::-1]] + list(DETECTION)
+    for shape in shapes:
+        for layout in LAYOUTS:
+            yield f"{shape} {layout}", partial(kernel_rows, options, shape, layout)
+            yield f"{shape} {layout} modules", partial(module_rows, options, shape, layout)
+
+
+def kernel_rows(
+    options: argparse.Namespace, shape: tuple[int, ...], layout: str
+) -> list[dict[str, Any]]:
+    free()
+    runs = calls(shape, torch.bfloat16, LAYOUTS[layout])
+    return told({"layout": layout, "shape": shape}, graphed(runs, options.rounds))
+
+
+def module_rows(
+    options: argparse.Namespace, shape: tuple[int, ...], layout: str
+) -> list[dict[str, Any]]:
+    used()
+    torch._dynamo.reset()
+    free()
+    runs = layers(shape, torch.bfloat16, LAYOUTS[layout])
+    return told({"layout": layout, "shape": shape}, measure(runs, options.rounds, clock))
 
 
 UNITS = {"forward": 2, "residual, relu": 3, "backward": 3, "tail": 4, "tail backward": 7}
@@ -168,6 +227,8 @@ UNITS = {"forward": 2, "residual, relu": 3, "backward": 3, "tail": 4, "tail back
 
 
 def graphed(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    if REHEARSAL:
+        return measure(runs, rounds, clock)
     graphs = {name: replay(run, TIMES) for name, run in runs.items()}
     seconds = measure(graphs, rounds, seconds_on_gpu)
     return {name: [t / TIMES for t in times] for name, times in seconds.items()}
@@ -185,8 +246,7 @@ def told(of: dict[str, Any], seconds: dict[str, list[float]]) -> list[dict[str, 
             row["share"] = statistics.median([UNITS[name] / 2 * c / t for c, t in both])
             at = f", {row['share']:.0%} of copying's speed"
         rows.append(row)
-        where = " ".join(str(value) for value in of.values())
-        print(f"{where} {name}: {copies['median']:.2f} copies{at}", flush=True)
+        print(f"  {name}: {copies['median']:.2f} copies{at}", flush=True)
     return rows
 
 
@@ -228,14 +288,15 @@ def layers(
 ) -> dict[str, Callable[[], Any]]:
     """Modules, as one calls them from Python."""
     x, dy = (random(shape, dtype, layout) for _ in range(2))
+    y = torch.empty_like(x)
     made: dict[str, Callable[[], nn.Module]] = {
-        "sgekit module": lambda: sgekit.SpatialGroupEnhance(shape[1]),
+        "SGE": lambda: sgekit.SpatialGroupEnhance(shape[1], GROUPS),
         "formula": lambda: Formula(GROUPS),
         **{name: partial(make, shape[1]) for name, make in CONTENDERS.items()},
     }
-    if shape[1:] in STAGES:  # compiling takes seconds
+    if shape[1:] in STAGES and not REHEARSAL:  # compiling takes seconds
         made["formula compiled"] = lambda: torch.compile(Formula(GROUPS), dynamic=False)
-    runs = {}
+    runs: dict[str, Callable[[], Any]] = {"copy": lambda: y.copy_(x)}
     for name, make in made.items():
         leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
         runs[f"{name}: forward and backward"] = partial(
@@ -268,24 +329,32 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def tiles(options: argparse.Namespace) -> list[dict[str, Any]]:
+def tiles(options: argparse.Namespace) -> Iterator[Job]:
     """The kernels with other sizes."""
-    rows = []
     shapes = [(options.batch, *stage) for stage in STAGES] + list(DETECTION)
-    for variant, changed in VARIANTS.items():
-        before = {name: getattr(configuration, name) for name in changed}
+    for variant in VARIANTS:
+        for layout in LAYOUTS:
+            for shape in shapes:
+                label = f"{variant}: {shape} {layout}"
+                yield label, partial(tile_rows, options, variant, shape, layout)
+
+
+def tile_rows(
+    options: argparse.Namespace, variant: str, shape: tuple[int, ...], layout: str
+) -> list[dict[str, Any]]:
+    free()
+    changed = VARIANTS[variant]
+    before = {name: getattr(configuration, name) for name in changed}
+    try:
         for name, value in changed.items():
             setattr(configuration, name, value)
-        for layout, memory_format in LAYOUTS.items():
-            for shape in shapes:
-                free()
-                runs = calls(shape, torch.bfloat16, memory_format)
-                del runs["add and relu"]
-                of = {"variant": variant, "layout": layout, "shape": shape}
-                rows += told(of, graphed(runs, max(options.rounds // 3, 3)))
+        runs = calls(shape, torch.bfloat16, LAYOUTS[layout])
+        del runs["add and relu"]
+        of = {"variant": variant, "layout": layout, "shape": shape}
+        return told(of, graphed(runs, max(options.rounds // 3, 3)))
+    finally:
         for name, value in before.items():
             setattr(configuration, name, value)
-    return rows
 
 
 def free() -> None:
