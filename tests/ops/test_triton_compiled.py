@@ -13,10 +13,10 @@ from sgekit.ops.triton_kernels import configuration
 pytest.importorskip("triton")
 
 
-def compile_for(capability: int, amount: str) -> list[dict[str, Any]]:
+def compile_for(target: int | str, amount: str) -> list[dict[str, Any]]:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.triton_ahead", str(capability), amount],
+        [sys.executable, "-m", "tests.ops.triton_ahead", str(target), amount],
         capture_output=True,
         text=True,
         check=False,
@@ -41,12 +41,15 @@ ALLOWED = {
     "whole sum": 16,
 }
 """Bytes of stack a thread; every other kernel has none."""
+DEEPEST_STACK = 48
+REGISTERS = 46080
+"""Of all threads of a program, of 65,536 that a processor has."""
 
 
 def fits(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         assert row["stack"] <= ALLOWED.get(row["kernel"], 0), f"spills: {row}"
-        assert row["registers"] * 32 * row["warps"] <= 65536, f"does not fit at all: {row}"
+        assert row["registers"] * 32 * row["warps"] <= REGISTERS, f"does not fit: {row}"
         assert row["shared"] <= 16384, row
         depth = row["channels"] // row["groups"]
         in_memory = row["channels"] if row["last"] else row["positions"]
@@ -54,7 +57,7 @@ def fits(rows: list[dict[str, Any]]) -> None:
             reads_widely(row)
     # Two programs on a processor at a time, so that one reads while the other computes.
     twice = [row["registers"] * 32 * row["warps"] <= 32768 for row in rows]
-    assert sum(twice) >= 0.6 * len(rows)
+    assert sum(twice) >= 0.95 * len(rows)
 
 
 ITEM = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -103,3 +106,25 @@ def test_kernels_fit() -> None:
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_the_whole_table_fits(capability: int) -> None:
     fits(compile_for(capability, "all"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("capability", [80, 90, 100])
+def test_deep_groups_fit(capability: int) -> None:
+    rows = compile_for(capability, "deep")
+    assert len(rows) >= 24
+    for row in rows:
+        assert row["stack"] <= (DEEPEST_STACK if row["kernel"] == "turns norm" else 16), row
+        assert row["shared"] <= 16384, row
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("architecture", ["gfx90a", "gfx942", "gfx1100"])
+def test_they_compile_for_amd(architecture: str) -> None:
+    """Wavefronts of 64 and of 32 threads."""
+    rows = compile_for(architecture, "quick")
+    assert len(rows) >= 12
+    for row in rows:
+        assert row["shared"] <= 65536, row

@@ -1,6 +1,6 @@
 """Compiles the GPU kernels without a GPU and prints, as JSON, what each takes of a processor.
 
-    python -m tests.ops.triton_ahead 90 quick        # or all; 80, 90, 100
+    python -m tests.ops.triton_ahead 90 quick        # or all, deep; 80, 90, 100, gfx942
 
 Run in a process of its own: in the tests' own the kernels are interpreted.
 """
@@ -30,6 +30,9 @@ SHAPES = (
     (320, 784, 64), (72, 3136, 24), (20, 784, 20), (64, 3136, 16),
     (1024, 1050, 64),
 )  # fmt: skip
+QUICK = SHAPES[0], SHAPES[2], SHAPES[4]
+DEEP = (4096, 196, 1), (2048, 49, 1)
+"""More than 1,024 channels a group, for which the table has a way out and no more."""
 NORM = ("means", "norm_mean", "norm_invstd", "norm_weight", "norm_bias")
 MAPS = {"x", "y", "residual", "dy", "dx", "dz"}
 SAMPLES = 256
@@ -110,7 +113,7 @@ def kind(name: str, case: Case, dtype: str) -> str:
     return "fp32" if name == "eps" else "*fp64" if name in WIDE else "*fp32"
 
 
-def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
+def source(case: Case, dtype: str) -> ASTSource:
     names = [parameter.name for parameter in case.kernel.params]
     signature = {name: kind(name, case, dtype) for name in names}
     given = {**case.sizes, **case.meta}
@@ -122,9 +125,13 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
         for k, name in enumerate(names)
         if signature[name].startswith("*")
     }
-    source = ASTSource(case.kernel, signature, constants, aligned)
+    return ASTSource(case.kernel, signature, constants, aligned)
+
+
+def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
     target = GPUTarget("cuda", capability, 32)
-    binary = triton.compile(source, target, options={"num_warps": case.tile.warps})
+    options = {"num_warps": case.tile.warps}
+    binary = triton.compile(source(case, dtype), target, options=options)
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
@@ -154,11 +161,21 @@ def compiled(case: Case, dtype: str, capability: int) -> dict[str, Any]:
     }
 
 
-def main(capability: int, amount: str) -> None:
+def for_amd(case: Case, dtype: str, architecture: str) -> dict[str, Any]:
+    """What is known of it without AMD's tools: it compiles, and the memory that threads share."""
+    target = GPUTarget("hip", architecture, 64 if architecture.startswith("gfx9") else 32)
+    options = {"num_warps": case.tile.warps}
+    binary = triton.compile(source(case, dtype), target, options=options)
+    return {"kernel": case.name, "shared": binary.metadata.shared}
+
+
+def main(target: str, amount: str) -> None:
     quick = amount == "quick"
+    compile_one: Any = for_amd if target.startswith("gfx") else compiled
+    of = target if target.startswith("gfx") else int(target)
     rows, done = [], set()
     for (channels, n, groups), last, (dtype, itemsize) in itertools.product(
-        (SHAPES[0], SHAPES[2], SHAPES[4]) if quick else SHAPES,
+        {"quick": QUICK, "deep": DEEP}.get(amount, SHAPES),
         (True,) if quick else (False, True),
         (("bf16", 2),) if quick else (("bf16", 2), ("fp16", 2), ("fp32", 4)),
     ):
@@ -174,9 +191,9 @@ def main(capability: int, amount: str) -> None:
                 "last": last,
                 "type": dtype,
             }
-            rows.append(row | compiled(case, dtype, capability))
+            rows.append(row | compile_one(case, dtype, of))
     print(json.dumps(rows))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(sys.argv[1], sys.argv[2])
